@@ -1,0 +1,218 @@
+"""Random views of a volume with exactly known correspondence.
+
+Parameters are drawn on the CPU by a ``torch.Generator`` (:func:`draw_view`), apart from their application on any device (:func:`cut_view`).
+A view is a small image whose voxel ``index`` shows the patient position ``affine(index) + displacement(index)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+AIR = -1.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ranges of the random views; lengths in mm, angles in degrees, intensities on the network's -1..1 scale."""
+
+    zoom: tuple[float, float] = (0.8, 1.25)
+    stretch: float = 0.08
+    rotation_deg: float = 12.0
+    large_rotation_p: float = 0.15
+    large_rotation_deg: float = 40.0
+    jitter_mm: float = 30.0
+    elastic_p: float = 0.7
+    elastic_mm: float = 5.0
+    elastic_nodes: int = 7
+    truncate_p: float = 0.2
+    truncate_keep: tuple[float, float] = (0.5, 1.0)
+    thick_slice_p: float = 0.25
+    thick_slice_voxels: tuple[int, int] = (2, 4)
+    noise: float = 0.06
+    blur_p: float = 0.3
+    blur_voxels: float = 1.2
+    remap_p: float = 0.5
+    remap_nodes: int = 6
+    remap_strength: float = 0.5
+    invert_p: float = 0.1
+    bias_p: float = 0.3
+    bias_strength: float = 0.4
+
+
+@dataclass(frozen=True)
+class ViewParameters:
+    """Everything random about one view.
+
+    ``affine`` (3, 4): view index (x, y, z) to patient mm; ``displacement`` (1, 3, k, k, k) in mm, order x, y, z, or None; ``box`` (2, 3): kept index
+    range (z, y, x); ``thick`` (axis, voxels) or None; ``remap`` (n,) values at equally spaced inputs, or None; ``bias`` (1, 1, 4, 4, 4) or None.
+    """
+
+    shape_zyx: tuple[int, int, int]
+    affine: Tensor
+    displacement: Tensor | None
+    box: Tensor
+    thick: tuple[int, int] | None
+    blur: float
+    noise: float
+    noise_seed: int
+    remap: Tensor | None
+    bias: Tensor | None
+
+    def to(self, device: torch.device) -> ViewParameters:
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return ViewParameters(**{**vars(self), **moved})
+
+
+def draw_view(centre_mm: Tensor, shape_zyx: tuple[int, int, int], elastic: bool, a: Augmentation, g: Generator) -> ViewParameters:
+    """Draw one view of about ``2 * shape`` mm around ``centre_mm`` (3,), x, y, z. ``elastic`` allows a smooth deformation."""
+    limit = a.large_rotation_deg if _chance(a.large_rotation_p, g) else a.rotation_deg
+    scale = 2.0 * _uniform(*a.zoom, g) * (1 + a.stretch * (2 * torch.rand(3, generator=g) - 1))
+    matrix = _rotation(torch.deg2rad(limit * (2 * torch.rand(3, generator=g) - 1))) * scale
+    middle = (torch.tensor(shape_zyx[::-1]) - 1) / 2
+    centre = centre_mm + a.jitter_mm * (2 * torch.rand(3, generator=g) - 1)
+    affine = torch.cat([matrix, (centre - matrix @ middle)[:, None]], dim=1)
+    displacement = None
+    if elastic and _chance(a.elastic_p, g):
+        k = a.elastic_nodes
+        displacement = a.elastic_mm * torch.rand(1, generator=g) * torch.randn(1, 3, k, k, k, generator=g)
+    size = torch.tensor(shape_zyx, dtype=torch.float32)
+    share = torch.tensor([_uniform(*a.truncate_keep, g) if _chance(a.truncate_p, g) else 1.0 for _ in range(3)])
+    start = (size * (1 - share)) * torch.rand(3, generator=g)
+    box = torch.stack([start.ceil(), (start + size * share - 1).floor()])
+    thick = None
+    if _chance(a.thick_slice_p, g):
+        axis = 0 if _chance(0.7, g) else int(torch.randint(0, 3, (1,), generator=g))
+        thick = (axis, int(torch.randint(a.thick_slice_voxels[0], a.thick_slice_voxels[1] + 1, (1,), generator=g)))
+    return ViewParameters(
+        shape_zyx=shape_zyx,
+        affine=affine,
+        displacement=displacement,
+        box=box,
+        thick=thick,
+        blur=_uniform(0.3, a.blur_voxels, g) if _chance(a.blur_p, g) else 0.0,
+        noise=_uniform(0.0, a.noise, g),
+        noise_seed=int(torch.randint(0, 2**31, (1,), generator=g)),
+        remap=_draw_remap(a, g) if _chance(a.remap_p, g) else None,
+        bias=a.bias_strength * torch.randn(1, 1, 4, 4, 4, generator=g) if _chance(a.bias_p, g) else None,
+    )
+
+
+def cut_view(volume: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tensor:
+    """Sample ``volume`` ``(Z, Y, X)`` (network scale) as ``view``; all on the device of ``volume``. Returns ``(1, 1, z, y, x)``.
+
+    ``mm_to_index`` (3, 4) takes patient mm (x, y, z) to volume index (x, y, z).
+    """
+    size_xyz = torch.tensor(volume.shape[::-1], dtype=torch.float32, device=volume.device)
+    to_index = _compose(mm_to_index, view.affine)
+    grid = _index_lattice(view.shape_zyx, volume.device) @ to_index[:, :3].T + to_index[:, 3]
+    if view.displacement is not None:
+        field = F.interpolate(view.displacement, size=view.shape_zyx, mode="trilinear", align_corners=True)
+        grid = grid + field[0].permute(1, 2, 3, 0) @ mm_to_index[:, :3].T
+    normalised = (2 * grid + 1) / size_xyz - 1
+    image = F.grid_sample(volume[None, None] - AIR, normalised[None], align_corners=False, padding_mode="zeros") + AIR
+    return _truncate(_degrade(image, view), view)
+
+
+def to_patient(index_zyx: Tensor, view: ViewParameters) -> Tensor:
+    """Patient mm (x, y, z) ``(N, 3)`` shown at continuous view indices ``(N, 3)`` in the order z, y, x."""
+    points = index_zyx.flip(1) @ view.affine[:, :3].T + view.affine[:, 3]
+    if view.displacement is None:
+        return points
+    size = torch.tensor(view.shape_zyx, dtype=index_zyx.dtype, device=index_zyx.device)
+    where = (2 * index_zyx / (size - 1) - 1).flip(1)[None, None, None]
+    return points + F.grid_sample(view.displacement, where, align_corners=True, padding_mode="border")[0, :, 0, 0].T
+
+
+def from_patient(points_mm: Tensor, view: ViewParameters) -> Tensor:
+    """Inverse of :func:`to_patient` for a view without deformation."""
+    if view.displacement is not None:
+        raise ValueError("Only a view without deformation can be inverted in closed form.")
+    return torch.linalg.solve(view.affine[:, :3], (points_mm - view.affine[:, 3]).T).T.flip(1)
+
+
+def _degrade(image: Tensor, view: ViewParameters) -> Tensor:
+    """Contrast, thick slices, blur, noise: what another scanner would have made of the same patient."""
+    if view.remap is not None:
+        position = (image + 1) / 2 * (len(view.remap) - 1)
+        low = position.floor().clamp(0, len(view.remap) - 2)
+        left = view.remap[low.long()]
+        image = left + (view.remap[low.long() + 1] - left) * (position - low)
+    if view.bias is not None:
+        gain = F.interpolate(view.bias, size=image.shape[2:], mode="trilinear", align_corners=True).exp()
+        image = (image - AIR) * gain + AIR
+    if view.thick is not None:
+        axis, n = view.thick
+        kernel = [n if i == axis else 1 for i in range(3)]
+        slabs = F.avg_pool3d(image, kernel, ceil_mode=True, count_include_pad=False)
+        image = F.interpolate(slabs, size=image.shape[2:], mode="trilinear", align_corners=False)
+    if view.blur > 0:
+        image = _blur(image, view.blur)
+    generator = Generator(image.device).manual_seed(view.noise_seed)
+    image = image + view.noise * torch.randn(image.shape, generator=generator, device=image.device)
+    return image.clamp(-1, 1)
+
+
+def _truncate(image: Tensor, view: ViewParameters) -> Tensor:
+    low, high = view.box.int().tolist()
+    kept = torch.full_like(image, AIR)
+    inside = (..., *(slice(a, b + 1) for a, b in zip(low, high, strict=True)))
+    kept[inside] = image[inside]
+    return kept
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    radius = max(1, int(3 * sigma + 0.5))
+    offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    for axis in range(3):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = len(kernel)
+        padding = [0] * 6
+        padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius
+        image = F.conv3d(F.pad(image, padding, mode="replicate"), kernel.reshape(shape))
+    return image
+
+
+def _draw_remap(a: Augmentation, g: Generator) -> Tensor:
+    """A random, mostly increasing curve over -1..1 that keeps air at air; sometimes inverted tissue contrast (UAE section 3.3)."""
+    steps = torch.rand(a.remap_nodes - 1, generator=g) ** 1.5 + 0.15
+    curve = torch.cat([torch.zeros(1), steps.cumsum(0)])
+    curve = 2 * curve / curve[-1] - 1
+    straight = torch.linspace(-1, 1, a.remap_nodes)
+    mix = a.remap_strength + (1 - a.remap_strength) * torch.rand(1, generator=g)
+    curve = mix * curve + (1 - mix) * straight
+    if _chance(a.invert_p, g):
+        curve = torch.cat([curve[:1], curve[1:].flip(0)])
+    return curve
+
+
+def _index_lattice(shape_zyx: tuple[int, int, int], device: torch.device) -> Tensor:
+    axes = [torch.arange(n, device=device, dtype=torch.float32) for n in shape_zyx]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack([x, y, z], dim=-1)
+
+
+def _compose(outer: Tensor, inner: Tensor) -> Tensor:
+    return torch.cat([outer[:, :3] @ inner[:, :3], (outer[:, :3] @ inner[:, 3] + outer[:, 3])[:, None]], dim=1)
+
+
+def _rotation(angles: Tensor) -> Tensor:
+    cx, cy, cz = angles.cos().tolist()
+    sx, sy, sz = angles.sin().tolist()
+    rx = torch.tensor([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    ry = torch.tensor([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    rz = torch.tensor([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return rz @ ry @ rx
+
+
+def _chance(p: float, g: Generator) -> bool:
+    return bool(torch.rand(1, generator=g) < p)
+
+
+def _uniform(low: float, high: float, g: Generator) -> float:
+    return low + (high - low) * float(torch.rand(1, generator=g))

@@ -1,0 +1,17 @@
+"""Pretraining from the command line: ``python -m training.main fit --config training/configs/compact.yaml``."""
+
+from __future__ import annotations
+
+from lightning.pytorch.cli import LightningCLI
+
+from .data import PairDataModule
+from .modules import SelfSupervisedModule
+
+
+def main() -> None:
+    """Run the Lightning command line; every option of the YAML file can be given as a flag."""
+    LightningCLI(SelfSupervisedModule, PairDataModule, save_config_kwargs={"overwrite": True})
+
+
+if __name__ == "__main__":
+    main()

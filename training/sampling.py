@@ -1,0 +1,68 @@
+"""Which points are compared: corresponding positions of two views, and random cells as negatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from .augment import ViewParameters, from_patient, to_patient
+from .data import Scan
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """The same ``patient_mm`` (N, 3) (x, y, z) seen at continuous indices (N, 3) (z, y, x) of the fixed and the moving view."""
+
+    fixed_index: Tensor
+    moving_index: Tensor
+    patient_mm: Tensor
+
+    def __len__(self) -> int:
+        return len(self.patient_mm)
+
+
+def corresponding_points(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan, ViewParameters], n: int, g: Generator) -> Correspondences:
+    """Up to ``n`` random patient points that both views show inside both bodies; exact under the deformation of the moving view."""
+    (fixed_scan, fixed_view), (moving_scan, moving_view) = fixed, moving
+    low, high = moving_view.box.cpu()
+    moving_index = (low + (high - low) * torch.rand(16 * n, 3, generator=g)).to(moving_view.affine.device)
+    points = to_patient(moving_index, moving_view)
+    fixed_index = from_patient(points, fixed_view)
+    inside = ((fixed_index >= fixed_view.box[0]) & (fixed_index <= fixed_view.box[1])).all(1)
+    inside &= in_body(fixed_scan, points)
+    if moving_scan is not fixed_scan:
+        inside &= in_body(moving_scan, points)
+    kept = inside.nonzero()[:n, 0]
+    return Correspondences(fixed_index[kept], moving_index[kept], points[kept])
+
+
+def random_cells(view: ViewParameters, stride: tuple[int, int, int], n: int, g: Generator) -> Tensor:
+    """View indices (n, 3) of random cell centres of a map of ``stride`` inside the kept box."""
+    low, high = view.box.cpu()
+    step = torch.tensor(stride)
+    first = (low / step).ceil()
+    last = torch.maximum(((high + 1) / step).floor() - 1, first)
+    cell = (first + (last - first + 1) * torch.rand(n, 3, generator=g)).floor()
+    return (cell * step + (step - 1) / 2).to(view.affine.device)
+
+
+def sample_descriptors(features: Tensor, stride: tuple[int, int, int], index_zyx: Tensor) -> Tensor:
+    """Unit descriptors (N, C) of a map ``(1, C, z, y, x)`` at continuous image indices (N, 3); cell k sits at stride*k + (stride-1)/2."""
+    size = torch.tensor(features.shape[2:], device=index_zyx.device, dtype=index_zyx.dtype)
+    step = torch.tensor(stride, device=index_zyx.device, dtype=index_zyx.dtype)
+    cell = (index_zyx - (step - 1) / 2) / step
+    where = ((2 * cell + 1) / size - 1).flip(1)[None, None, None]
+    sampled = F.grid_sample(features.float(), where, align_corners=False, padding_mode="border")
+    return F.normalize(sampled[0, :, 0, 0].T, dim=1)
+
+
+def in_body(scan: Scan, points_mm: Tensor) -> Tensor:
+    """Whether the voxel nearest to each point (N, 3) belongs to the scan's body mask; False outside the scan."""
+    index = (points_mm @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3]).round().long().flip(1)
+    size = torch.tensor(scan.body.shape, device=scan.body.device)
+    inside = ((index >= 0) & (index < size)).all(1)
+    z, y, x = torch.minimum(index.clamp(min=0), size - 1).T
+    return inside & scan.body[z, y, x]
