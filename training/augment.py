@@ -21,25 +21,25 @@ class Augmentation:
 
     zoom: tuple[float, float] = (0.8, 1.25)
     stretch: float = 0.08
-    rotation_deg: float = 12.0
-    large_rotation_p: float = 0.15
-    large_rotation_deg: float = 40.0
+    rotation_deg: float = 10.0
+    large_rotation_p: float = 0.1
+    large_rotation_deg: float = 30.0
     jitter_mm: float = 30.0
     elastic_p: float = 0.7
-    elastic_mm: float = 5.0
+    elastic_mm: float = 4.0
     elastic_nodes: int = 7
-    truncate_p: float = 0.2
+    truncate_p: float = 0.15
     truncate_keep: tuple[float, float] = (0.5, 1.0)
-    thick_slice_p: float = 0.25
+    thick_slice_p: float = 0.2
     thick_slice_voxels: tuple[int, int] = (2, 4)
-    noise: float = 0.06
-    blur_p: float = 0.3
+    noise: float = 0.04
+    blur_p: float = 0.2
     blur_voxels: float = 1.2
-    remap_p: float = 0.5
+    remap_p: float = 0.3
     remap_nodes: int = 6
     remap_strength: float = 0.5
     invert_p: float = 0.1
-    bias_p: float = 0.3
+    bias_p: float = 0.15
     bias_strength: float = 0.4
 
 

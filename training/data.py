@@ -85,7 +85,7 @@ class PairStream(IterableDataset):
         for i, scan in enumerate(scans):
             self.frames[scan.frame].append(i)
         extent = torch.tensor([float(s.body.sum()) for s in scans])
-        self.weights = extent.clamp(min=1) ** 0.8
+        self.weights = extent.clamp(min=1)
 
     def __iter__(self) -> Iterator[PairParameters]:
         number = self.first

@@ -29,9 +29,9 @@ class ContrastOptions:
 
     fine_ignore_mm: float = 10.0
     coarse_ignore_mm: float = 24.0
-    fine_pool: int = 4000
-    fine_keep: int = 2000
-    fine_temperature: float = 0.07
+    fine_pool: int = 6000
+    fine_keep: int = 4000
+    fine_temperature: float = 0.1
     coarse_temperature: float = 0.1
     cross_negatives: int = 400
     cross_skip: float = 0.1

@@ -18,7 +18,8 @@ class SelfSupervisedModule(L.LightningModule):
     """Coarse and fine InfoNCE between corresponding points of two views of one patient.
 
     ``points`` correspondences and ``cells`` random negatives are compared per view. The learning rate warms up over ``warmup`` steps, stays,
-    and falls linearly to zero over the last ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps.
+    and falls linearly to zero over the last ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps. From step
+    ``freeze_norm`` on, batch norm uses its frozen statistics, as it does for inference.
     """
 
     def __init__(
@@ -27,15 +28,22 @@ class SelfSupervisedModule(L.LightningModule):
         contrast: ContrastOptions,
         points: int = 640,
         cells: int = 3000,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 2e-3,
         weight_decay: float = 0.02,
-        warmup: int = 100,
-        decay: int = 600,
+        warmup: int = 60,
+        decay: int = 400,
+        freeze_norm: int = 500,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["network", "contrast"])
         self.network = network.to(memory_format=torch.channels_last_3d)
         self.contrast = contrast
+
+    def on_train_batch_start(self, batch: list[PairParameters], batch_idx: int) -> None:
+        if self.global_step >= self.hparams.freeze_norm:
+            for layer in self.network.modules():
+                if isinstance(layer, torch.nn.BatchNorm3d):
+                    layer.eval()
 
     def training_step(self, batch: list[PairParameters], batch_idx: int) -> Tensor:
         scans = self.trainer.datamodule.scans

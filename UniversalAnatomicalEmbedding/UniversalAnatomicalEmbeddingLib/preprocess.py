@@ -1,8 +1,8 @@
-"""From a scan to the network's input: canonical 2 mm LPS grid, intensity scaling, body mask."""
+"""From a scan to the network's input: canonical grid, intensity scaling, body mask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,8 +22,8 @@ Image = NDArray[np.float32]
 class Intensity:
     """How a model wants its input scaled.
 
-    CT: piecewise-linear through ``ct_knots`` (HU, value), clipped at both ends. MR: the ``mr_percentiles`` of the scan (the upper one taken
-    over the foreground only where ``mr_foreground``) go linearly to ``mr_range``, clipped. Outside the field of view: the lowest value.
+    CT: piecewise-linear through ``ct_knots`` (HU, value), constant beyond both ends. MR: the ``mr_percentiles`` of the scan (the upper one of
+    its foreground only, where ``mr_foreground``) go linearly to ``mr_range``, constant beyond.
     """
 
     ct_knots: tuple[tuple[float, float], ...] = ((-1024.0, -1.0), (-200.0, -0.4), (250.0, 0.6), (1500.0, 1.0))
@@ -31,16 +31,42 @@ class Intensity:
     mr_range: tuple[float, float] = (-1.0, 0.9)
     mr_foreground: bool = True
 
-    @property
-    def air(self) -> dict[str, float]:
-        """Value given to everything outside the field of view, per modality."""
-        return {"ct": self.ct_knots[0][1], "mr": self.mr_range[0]}
+    def air(self, modality: Modality) -> float:
+        """The scaled value of everything outside the field of view."""
+        return self.ct_knots[0][1] if modality == "ct" else self.mr_range[0]
+
+
+def to_canonical(volume: Volume, modality: Modality, spacing_mm: float = 2.0) -> tuple[Image, Grid]:
+    """Resample once to cubic LPS voxels: raw intensities float32 ``(Z, Y, X)`` and their grid.
+
+    Linear interpolation, after a Gaussian along each axis that shrinks (its width makes a voxel profile of the new size out of one of
+    the old). Outside the field of view: air, -1024 HU for CT and the scan's minimum otherwise. Exact for oblique and sheared grids.
+    """
+    target = volume.grid.axis_aligned(spacing_mm)
+    array = np.asarray(volume.array, dtype=np.float32)
+    if target == volume.grid:
+        return array, target
+    outside = AIR_HU if modality == "ct" else float(array.min())
+    for axis, spacing in enumerate(volume.grid.spacing_xyz[::-1]):
+        factor = spacing_mm / spacing
+        if factor > 1 + 1e-3 and array.shape[axis] > 1:
+            array = ndimage.gaussian_filter1d(array, np.sqrt(factor**2 - 1) / 2.355, axis=axis, mode="nearest")
+    return _resample(array, volume.grid, target, outside), target
+
+
+def _resample(array: Image, source: Grid, target: Grid, outside: float) -> Image:
+    """Linear interpolation in index space, so that any affine, a sheared one too, is exact."""
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
+    size = [int(n) for n in target.shape_zyx[::-1]]
+    out = sitk.Resample(sitk.GetImageFromArray(array), size, transform, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist(), outside)
+    return sitk.GetArrayFromImage(out)
 
 
 def scale_intensity(image: Image, modality: Modality, intensity: Intensity) -> Image:
     """Raw intensities (HU for CT) to the network's scale; a new float32 array of the same shape."""
     if modality == "ct":
-        hu, value = np.array(intensity.ct_knots).T
+        hu, value = np.array(intensity.ct_knots, dtype=np.float32).T
         return np.interp(image, hu, value).astype(np.float32)
     low, high = mr_limits(image, intensity)
     out_low, out_high = intensity.mr_range
@@ -56,17 +82,21 @@ def mr_limits(image: Image, intensity: Intensity) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def body_mask(image: Image, modality: Modality) -> NDArray[np.bool_]:
-    """The patient, lungs and other cavities included, without air and (mostly) table.
+def body_mask(image: Image, modality: Modality, spacing_mm: float = 2.0) -> NDArray[np.bool_]:
+    """The patient, lungs and other cavities included, without air and (mostly) table; bool ``(Z, Y, X)``.
 
-    ``image`` ``(Z, Y, X)`` are raw intensities on the canonical grid. CT: above -300 HU; MR: above a fifth of the foreground mean. The
-    largest opened component is kept and filled slice by slice.
+    ``image`` are raw intensities on cubic voxels of ``spacing_mm``. CT: above -300 HU; MR: above a fifth of the foreground mean. The
+    largest connected part is closed over 6 mm and filled slice by slice.
     """
-    threshold = -300.0 if modality == "ct" else 0.2 * float(image[image > image.mean()].mean()) if image.max() > image.min() else np.inf
-    opened = ndimage.binary_opening(image > threshold, iterations=1)
-    labels, count = ndimage.label(opened)
+    if modality == "ct":
+        threshold = -300.0
+    else:
+        foreground = image[image > image.mean()]
+        threshold = 0.2 * float(foreground.mean()) if foreground.size else np.inf
+    labels, count = ndimage.label(ndimage.binary_opening(image > threshold))
     if count == 0:
         return np.zeros(image.shape, dtype=bool)
     largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    closed = ndimage.binary_closing(np.pad(largest, 3), iterations=3)[3:-3, 3:-3, 3:-3]
+    reach = max(1, round(6.0 / spacing_mm))
+    closed = ndimage.binary_closing(np.pad(largest, reach), iterations=reach)[(slice(reach, -reach),) * 3]
     return np.stack([ndimage.binary_fill_holes(part) for part in closed])

@@ -1,7 +1,8 @@
 """The compact embedding network: a four-level residual pyramid that works at 4 mm and below, made for plain CPUs.
 
-Normalisation is per voxel over channels (layer norm), so a vector never depends on the tile or the field of view. All strided
-layers are 2x2x2 and all others centred, so cell k of every level sits exactly in the middle of the voxels it covers.
+Batch norm is used with frozen statistics (from early in the training on, and always for inference), so a vector never depends on the
+tile or the field of view. All strided layers are 2x2x2 and all others centred, so cell k of every level sits exactly in the middle of
+the voxels it covers.
 """
 
 from __future__ import annotations
@@ -13,28 +14,15 @@ from torch.nn import functional as F
 from .embedder import Embedder
 
 
-class VoxelNorm(nn.Module):
-    """Layer norm over the channels of each voxel of ``(B, C, Z, Y, X)``."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        last = x.permute(0, 2, 3, 4, 1)
-        return F.layer_norm(last, last.shape[-1:], self.weight, self.bias).permute(0, 4, 1, 2, 3)
-
-
 class ResidualBlock(nn.Module):
     """Two 3x3x3 convolutions around a skip connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = VoxelNorm(channels)
+        self.norm1 = nn.BatchNorm3d(channels)
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = VoxelNorm(channels)
+        self.norm2 = nn.BatchNorm3d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
@@ -44,7 +32,7 @@ class Down(nn.Sequential):
     """Halve the resolution with a centred 2x2x2 convolution."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(nn.Conv3d(channels_in, channels_out, 2, stride=2, bias=False), VoxelNorm(channels_out), nn.ReLU())
+        super().__init__(nn.Conv3d(channels_in, channels_out, 2, stride=2, bias=False), nn.BatchNorm3d(channels_out), nn.ReLU())
 
 
 class Head(nn.Module):
@@ -53,7 +41,7 @@ class Head(nn.Module):
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv3d(channels_in, channels_in, 3, padding=1, bias=False)
-        self.norm = VoxelNorm(channels_in)
+        self.norm = nn.BatchNorm3d(channels_in)
         self.project = nn.Conv3d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,8 +58,9 @@ class Compact(Embedder):
     fine_stride = (2, 2, 2)
     coarse_stride = (8, 8, 8)
     deep_stride = (8, 8, 8)
+    top_stride = (8, 8, 8)
     align = (16, 16, 16)
-    halo = (32, 32, 32)
+    halo: tuple[int, int, int]
 
     def __init__(
         self,
@@ -82,7 +71,9 @@ class Compact(Embedder):
     ) -> None:
         super().__init__()
         w0, w1, w2, w3 = widths
-        self.stem = nn.Sequential(nn.Conv3d(8, w0, 3, padding=1, bias=False), VoxelNorm(w0), nn.ReLU())
+        reach = 14 + 8 * blocks[0]
+        self.halo = (16 * -(-reach // 16),) * 3
+        self.stem = nn.Sequential(nn.Conv3d(8, w0, 3, padding=1, bias=False), nn.BatchNorm3d(w0), nn.ReLU())
         self.level1 = nn.Sequential(Down(w0, w1), *(ResidualBlock(w1) for _ in range(blocks[0])))
         self.down2 = Down(w1, w2)
         self.level2 = nn.Sequential(*(ResidualBlock(w2) for _ in range(blocks[1])))

@@ -13,13 +13,15 @@ from torch.nn import functional as F
 class Embedder(nn.Module):
     """Base of the embedding networks: image ``(B, 1, Z, Y, X)`` in, unit-length maps out.
 
-    Class attributes, all (z, y, x) in voxels: ``fine_stride`` and ``coarse_stride`` of the two maps, ``deep_stride`` of the features handed to
-    ``context``, ``align`` (input sizes are multiples of it), ``halo`` (how far ``local`` and ``decode`` together see beyond a tile).
+    Class attributes, all (z, y, x) in voxels: ``fine_stride`` and ``coarse_stride`` of the two maps, ``deep_stride`` and ``top_stride`` of the
+    features that enter and leave ``context``, ``align`` (input sizes are multiples of it), ``halo`` (how far ``local`` and ``decode``
+    together see beyond a tile).
     """
 
     fine_stride: tuple[int, int, int]
     coarse_stride: tuple[int, int, int]
     deep_stride: tuple[int, int, int]
+    top_stride: tuple[int, int, int]
     align: tuple[int, int, int]
     halo: tuple[int, int, int]
 

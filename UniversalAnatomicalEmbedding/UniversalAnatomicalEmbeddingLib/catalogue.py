@@ -1,0 +1,155 @@
+"""The pretrained models: what each is, where its weights are, and how to build it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .errors import InputError
+from .networks.compact import Compact
+from .networks.embedder import Embedder
+from .networks.resnet_embedder import ResNetEmbedder
+from .preprocess import PREPROCESS_VERSION, Intensity
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": ResNetEmbedder}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything needed to use a model honestly; stored with its weights.
+
+    ``network`` are the arguments of its family's class, ``intensity`` how its input is scaled, ``calibration`` the confidence model fitted on
+    training data (None: not calibrated), ``training`` and ``accuracy`` free facts for people.
+    """
+
+    id: str
+    title: str
+    family: str
+    modality: tuple[str, ...]
+    regions: tuple[str, ...]
+    licence: str
+    citation: str
+    network: dict[str, Any] = field(default_factory=dict)
+    intensity: Intensity = Intensity()
+    spacing_mm: float = 2.0
+    preprocess_version: int = PREPROCESS_VERSION
+    calibration: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    accuracy: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_json(text: str) -> ModelCard:
+        """Parse a card; unknown or missing fields fail."""
+        values = json.loads(text)
+        values["intensity"] = Intensity(**{k: _tuples(v) for k, v in values["intensity"].items()})
+        return ModelCard(**{**values, "modality": tuple(values["modality"]), "regions": tuple(values["regions"])})
+
+    def to_json(self) -> str:
+        """The card as one JSON object."""
+        return json.dumps(asdict(self), indent=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network ready for use (evaluation mode) and its card."""
+
+    network: Embedder
+    card: ModelCard
+
+    def to(self, device: str) -> Model:
+        """The same model on ``device`` ("cpu", "cuda", "cuda:1", "mps")."""
+        return Model(self.network.to(device), self.card)
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One line of the catalogue: where a model's weights come from and the checksum they must have."""
+
+    id: str
+    source: str
+    file: str
+    sha256: str
+    size: int
+
+
+def catalogue() -> dict[str, CatalogueEntry]:
+    """The known models by id, the default one first."""
+    content = json.loads((PRETRAINED / "catalogue.json").read_text())
+    entries = {e["id"]: CatalogueEntry(**e) for e in content["models"]}
+    return {content["default"]: entries[content["default"]], **entries}
+
+
+def load_model(id_or_path: str | Path | None = None) -> Model:
+    """The model of a catalogue id or a ``.safetensors`` file; None: the default. Nothing in a weights file is ever executed."""
+    path = _weights_path(id_or_path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
+    except Exception as error:
+        raise InputError(f"{path} is not a readable .safetensors weights file ({error}). Give a catalogue id or a file made by training.") from error
+    if "card" not in metadata:
+        raise InputError(f"{path} holds weights but no model card, so it is not known how to preprocess for it. Export it with training.export.")
+    card = ModelCard.from_json(metadata["card"])
+    network = build_network(card)
+    _check_shapes(path, network, weights)
+    network.load_state_dict(weights)
+    return Model(network.eval().requires_grad_(False), card)
+
+
+def build_network(card: ModelCard) -> Embedder:
+    """An untrained network of the card's family and arguments."""
+    if card.family not in FAMILIES:
+        raise InputError(f"Model {card.id} is of family '{card.family}'; this version knows {', '.join(FAMILIES)}. Update the package.")
+    arguments = {k: _tuples(v) for k, v in card.network.items()}
+    return FAMILIES[card.family](**arguments).to(memory_format=torch.channels_last_3d)
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write weights (float16) and card to one ``.safetensors`` file, atomically."""
+    weights = {k: v.half().contiguous() for k, v in model.network.state_dict().items()}
+    partial = path.with_name(path.name + ".part")
+    save_file(weights, partial, metadata={"card": model.card.to_json()})
+    partial.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _weights_path(id_or_path: str | Path | None) -> Path:
+    entries = catalogue()
+    name = str(id_or_path) if id_or_path is not None else next(iter(entries))
+    if name in entries:
+        entry = entries[name]
+        path = PRETRAINED / entry.file
+        found = sha256(path)
+        if found != entry.sha256:
+            raise InputError(f"The weights of {name} are damaged: {path} has SHA-256 {found}, expected {entry.sha256}. Reinstall the package.")
+        return path
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"No model '{name}': it is neither a file nor one of {', '.join(entries)}.")
+
+
+def _check_shapes(path: Path, network: Embedder, weights: dict[str, torch.Tensor]) -> None:
+    expected = {k: tuple(v.shape) for k, v in network.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in weights.items()}
+    wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+    if wrong:
+        report = "; ".join(f"{k}: found {found.get(k, 'nothing')}, expected {expected.get(k, 'nothing')}" for k in wrong[:4])
+        raise InputError(f"{path} does not fit its own model card in {len(wrong)} tensors ({report}).")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

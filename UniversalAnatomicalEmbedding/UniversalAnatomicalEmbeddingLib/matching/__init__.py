@@ -1,0 +1,93 @@
+"""Find points of one embedded scan in another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import InputError
+from ..geometry import FloatArray
+from ..options import MatchOptions
+from .confidence import Calibration, Status, features, judge
+from .fixed_point import match_fixed_points
+from .nearest import find_peaks
+from .similarity import Searchable
+from .templates import combine
+
+__all__ = ["Calibration", "Match", "Searchable", "Status", "match_points"]
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """One landmark in one target.
+
+    ``point_lps`` (3,) mm is the best position even when the verdict is "absent"; ``similarity`` the fused cosine there; ``margin`` to the best
+    other place; ``cycle_mm`` how far the way back misses the start; ``confidence`` the calibrated probability that the error is under 10 mm
+    (NaN without calibration); ``note`` why a method failed.
+    """
+
+    point_lps: FloatArray
+    similarity: float
+    coarse: float
+    margin: float
+    cycle_mm: float
+    confidence: float
+    status: Status
+    note: str = ""
+
+
+def match_points(
+    templates: list[tuple[Searchable, ArrayLike]],
+    target: Searchable,
+    options: MatchOptions | None = None,
+    calibration: Calibration | None = None,
+) -> list[Match]:
+    """Find N landmarks in ``target``, all in one batch.
+
+    ``templates`` are exemplars: scans with the positions (N, 3) LPS mm of the same landmarks in each. All scans must be embedded with
+    the same model, and every landmark must lie inside its template (:class:`InputError` otherwise).
+    """
+    options = options or MatchOptions()
+    exemplars = [(scan, np.asarray(points, dtype=np.float64).reshape(-1, 3)) for scan, points in templates]
+    _check(exemplars, target)
+    if len(exemplars[0][1]) == 0:
+        return []
+    peaks = find_peaks(combine([scan.query(points) for scan, points in exemplars]), target, options.exact)
+    found, notes = peaks.points_lps, [""] * len(peaks.points_lps)
+    if options.method == "fixed-point":
+        found, notes = _fixed_points(exemplars, target, options, found)
+    cycle = np.mean([_cycle(scan, points, target, found, options) for scan, points in exemplars], axis=0)
+    confidence, status = judge(features(peaks.similarity, peaks.coarse, peaks.margin, cycle), calibration)
+    status = ["uncertain" if note and s == "found" else s for note, s in zip(notes, status, strict=True)]
+    values = zip(found, peaks.similarity, peaks.coarse, peaks.margin, cycle, confidence, status, notes, strict=True)
+    return [Match(p, float(a), float(b), float(c), float(d), float(e), s, n) for p, a, b, c, d, e, s, n in values]
+
+
+def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: FloatArray, options: MatchOptions) -> FloatArray:
+    back = find_peaks(target.query(found), scan, options.exact).points_lps
+    return np.linalg.norm(back - points, axis=1)
+
+
+def _fixed_points(exemplars: list[tuple[Searchable, FloatArray]], target: Searchable, options: MatchOptions, nearest: FloatArray) -> tuple[FloatArray, list[str]]:
+    """Fixed-point positions (median over the exemplars that succeed); where none does, the nearest neighbour and the reason."""
+    results = [match_fixed_points(points, scan, target, options) for scan, points in exemplars]
+    found, notes = nearest.copy(), []
+    for i, per_exemplar in enumerate(zip(*results, strict=True)):
+        positions = [r.point_lps for r in per_exemplar if r.point_lps is not None]
+        if positions:
+            found[i] = np.median(positions, axis=0)
+        notes.append("" if positions else f"nearest neighbour, no fixed points: {per_exemplar[0].failure}")
+    return found, notes
+
+
+def _check(exemplars: list[tuple[Searchable, FloatArray]], target: Searchable) -> None:
+    for scan, points in exemplars:
+        name = scan.embedding.name
+        if scan.embedding.model_id != target.embedding.model_id:
+            raise InputError(f"{name} was embedded with model {scan.embedding.model_id}, {target.embedding.name} with {target.embedding.model_id}. Use one model.")
+        outside = np.flatnonzero(~scan.embedding.contains(points))
+        if len(outside):
+            where = ", ".join(f"{v:.1f}" for v in points[outside[0]])
+            raise InputError(f"Point {outside[0] + 1} at LPS ({where}) mm lies outside the patient in {name}; place it inside the scan.")

@@ -1,0 +1,58 @@
+"""How far a match can be trusted: calibrated probabilities and the verdict found, uncertain or absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..geometry import FloatArray
+
+Status = Literal["found", "uncertain", "absent"]
+FEATURES = ("similarity", "coarse", "margin", "log_cycle")
+FOUND_PROBABILITY = 0.5
+UNCALIBRATED_CYCLE_MM = 10.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Two logistic models over :data:`FEATURES`: ``correct`` predicts an error under 10 mm, ``present`` that the target shows the anatomy.
+
+    Each is (weights..., intercept). A match whose probability of presence is under ``absent_below`` is reported absent.
+    """
+
+    correct: tuple[float, ...]
+    present: tuple[float, ...]
+    absent_below: float
+
+    @staticmethod
+    def from_card(values: dict[str, Any] | None) -> Calibration | None:
+        """The calibration stored in a model card, or None."""
+        return None if values is None else Calibration(tuple(values["correct"]), tuple(values["present"]), float(values["absent_below"]))
+
+
+def features(similarity: FloatArray, coarse: FloatArray, margin: FloatArray, cycle_mm: FloatArray) -> FloatArray:
+    """Feature matrix (N, 4) in the order of :data:`FEATURES`."""
+    return np.stack([similarity, coarse, margin, np.log1p(cycle_mm)], axis=1)
+
+
+def probability(x: FloatArray, model: tuple[float, ...]) -> FloatArray:
+    """Logistic probabilities (N,) of features (N, F)."""
+    return 1.0 / (1.0 + np.exp(-(x @ np.array(model[:-1]) + model[-1])))
+
+
+def judge(x: FloatArray, calibration: Calibration | None) -> tuple[FloatArray, list[Status]]:
+    """Confidence (N,), the probability of an error under 10 mm, and the status of each match.
+
+    Without a calibration the confidence is NaN and a match is "found" when it cycles back to within 10 mm, else "uncertain".
+    """
+    if calibration is None:
+        close = x[:, 3] <= np.log1p(UNCALIBRATED_CYCLE_MM)
+        return np.full(len(x), np.nan), ["found" if c else "uncertain" for c in close]
+    present = probability(x, calibration.present)
+    correct = probability(x, calibration.correct)
+    status: list[Status] = []
+    for seen, good in zip(present, correct, strict=True):
+        status.append("absent" if seen < calibration.absent_below else "found" if good >= FOUND_PROBABILITY else "uncertain")
+    return correct, status
