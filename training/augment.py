@@ -6,7 +6,7 @@ A view is a small image whose voxel ``index`` shows the patient position ``affin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
-
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, scale_intensity
 from UniversalAnatomicalEmbeddingLib.volume import read_volume
 
@@ -78,7 +77,9 @@ def load_scan(path: str, modality: str, frame: str, intensity: Intensity) -> Sca
 class PairStream(IterableDataset):
     """Endless :class:`PairParameters`; example number i of a seed is always the same, so a resumed run continues exactly."""
 
-    def __init__(self, scans: list[Scan], augmentation: Augmentation, seed: int, first: int, max_view: tuple[int, int, int], cross_p: float) -> None:
+    def __init__(
+        self, scans: list[Scan], augmentation: Augmentation, seed: int, first: int, max_view: tuple[int, int, int], cross_p: float
+    ) -> None:
         self.scans, self.augmentation, self.seed, self.first = scans, augmentation, seed, first
         self.max_view, self.cross_p = max_view, cross_p
         self.frames: dict[str, list[int]] = defaultdict(list)
@@ -104,8 +105,7 @@ class PairStream(IterableDataset):
         point = seeds[int(torch.randint(0, len(seeds), (1,), generator=g))].float()
         shape = tuple(_view_size(n, m, g) for n, m in zip(self.scans[fixed].image.shape, self.max_view, strict=True))
         views = [
-            draw_view(_view_centre(self.scans[moving], point, shape), shape, elastic, self.augmentation, g)
-            for elastic in (False, True)
+            draw_view(_view_centre(self.scans[moving], point, shape), shape, elastic, self.augmentation, g) for elastic in (False, True)
         ]
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import lightning as L
 import torch
 from torch import Generator, Tensor
-
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 
 from .augment import cut_view, to_patient
@@ -82,4 +81,7 @@ class SelfSupervisedModule(L.LightningModule):
         def factor(step: int) -> float:
             return max(0.0, min(1.0, (step + 1) / h.warmup, (self.trainer.max_steps - step) / h.decay))
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"},
+        }

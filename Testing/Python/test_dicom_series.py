@@ -30,7 +30,7 @@ def write_series(
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     written = []
-    for k, (plane, position) in enumerate(zip(voxels, positions)):
+    for k, (plane, position) in enumerate(zip(voxels, positions, strict=False)):
         image = sitk.GetImageFromArray(plane, isVector=plane.ndim == 3)
         image.SetSpacing((0.7, 0.8))
         values = {

@@ -95,9 +95,13 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
             metadata = file.metadata() or {}
             weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
     except Exception as error:
-        raise InputError(f"{path} is not a readable .safetensors weights file ({error}). Give a catalogue id or a file made by training.") from error
+        raise InputError(
+            f"{path} is not a readable .safetensors weights file ({error}). Give a catalogue id or a file made by training."
+        ) from error
     if "card" not in metadata:
-        raise InputError(f"{path} holds weights but no model card, so it is not known how to preprocess for it. Export it with training.export.")
+        raise InputError(
+            f"{path} holds weights but no model card, so it is not known how to preprocess for it. Export it with training.export."
+        )
     card = ModelCard.from_json(metadata["card"])
     network = build_network(card)
     _check_shapes(path, network, weights)
@@ -135,7 +139,9 @@ def _weights_path(id_or_path: str | Path | None) -> Path:
         path = PRETRAINED / entry.file
         found = sha256(path)
         if found != entry.sha256:
-            raise InputError(f"The weights of {name} are damaged: {path} has SHA-256 {found}, expected {entry.sha256}. Reinstall the package.")
+            raise InputError(
+                f"The weights of {name} are damaged: {path} has SHA-256 {found}, expected {entry.sha256}. Reinstall the package."
+            )
         return path
     if Path(name).is_file():
         return Path(name)

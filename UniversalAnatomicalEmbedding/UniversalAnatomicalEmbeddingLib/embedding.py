@@ -102,7 +102,9 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     )
 
 
-def embed_image(image: NDArray, network: Embedder, device: str, progress: Progress = silent, cancel: Event | None = None) -> dict[str, NDArray]:
+def embed_image(
+    image: NDArray, network: Embedder, device: str, progress: Progress = silent, cancel: Event | None = None
+) -> dict[str, NDArray]:
     """Network maps of a scaled, aligned image ``(Z, Y, X)``, channels last, float16. Out of GPU memory halves the tile and goes on."""
     core = TILE_VOXELS
     while True:
@@ -115,7 +117,9 @@ def embed_image(image: NDArray, network: Embedder, device: str, progress: Progre
             torch.cuda.empty_cache()
 
 
-def _embed_tiled(image: NDArray, network: Embedder, device: str, core: Size, progress: Progress, cancel: Event | None) -> dict[str, NDArray]:
+def _embed_tiled(
+    image: NDArray, network: Embedder, device: str, core: Size, progress: Progress, cancel: Event | None
+) -> dict[str, NDArray]:
     """Two passes: the local features of all tiles make one small "deep" map and its context, then come the full-resolution heads."""
     tiles = plan_tiles(image.shape, core, network.halo, network.align)
     deep: Tensor | None = None
@@ -124,7 +128,9 @@ def _embed_tiled(image: NDArray, network: Embedder, device: str, core: Size, pro
         progress(0.1 + 0.4 * n / len(tiles), "local features")
         local = _local_features(image, tile, network, device)
         if deep is None:
-            deep = torch.empty((1, local["deep"].shape[1], *_map_shape(image, network.deep_stride)), dtype=local["deep"].dtype, device=device)
+            deep = torch.empty(
+                (1, local["deep"].shape[1], *_map_shape(image, network.deep_stride)), dtype=local["deep"].dtype, device=device
+            )
         deep[(..., *tile.target(network.deep_stride))] = local["deep"][(..., *tile.kept(network.deep_stride))]
     with _inference(device):
         context = network.context(deep)

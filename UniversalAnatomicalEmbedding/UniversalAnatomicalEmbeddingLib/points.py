@@ -213,7 +213,7 @@ def _parse_control(item: dict[str, Any], number: int, factors: Sequence[float], 
     elif status == "defined":
         if not isinstance(position, list) or len(position) != 3 or not all(map(_is_number, position)):
             raise InputError(f"control point {number} ('{label}') has the position {position}; three finite numbers are needed.")
-        where = cast("Position", tuple(factor * value for factor, value in zip(factors, position)))
+        where = cast("Position", tuple(factor * value for factor, value in zip(factors, position, strict=False)))
     return Point(
         label=label,
         position_lps=where,
@@ -231,7 +231,7 @@ def _parse_measurements(items: object, count: int) -> list[dict[str, float]]:
         column = item.get("controlPointValues") if isinstance(item, dict) else None
         if not isinstance(column, list) or len(column) != count:
             continue
-        for target, value in zip(values, column):
+        for target, value in zip(values, column, strict=False):
             if _is_number(value):
                 target[str(item.get("name", ""))] = value
     return values
@@ -251,7 +251,7 @@ def _format_markups(points: PointList) -> str:
             "visibility": True,
             "positionStatus": point.status,
         }
-        for point, number in zip(points, _ids([point.id for point in points]))
+        for point, number in zip(points, _ids([point.id for point in points]), strict=False)
     ]
     markup: dict[str, Any] = {"type": "Fiducial"}
     if points.name:
@@ -312,12 +312,12 @@ def _parse_fcsv(text: str) -> list[Point]:
 
 
 def _parse_fcsv_row(row: list[str], columns: tuple[str, ...], signs: Sequence[int], line: int) -> Point:
-    cells = dict(zip(columns, row))
+    cells = dict(zip(columns, row, strict=False))
     status: Status = "defined"
     if columns == FCSV_COLUMNS and len(row) > FCSV_STATUS_COLUMN:
         names: dict[str, Status] = {str(number): name for name, number in STATUS_NUMBERS.items()}
         status = names.get(row[FCSV_STATUS_COLUMN].strip(), "undefined" if row[FCSV_STATUS_COLUMN].strip() == "1" else "defined")
-    x, y, z = (sign * _number(cells.get(axis, ""), axis, line) if status == "defined" else 0.0 for axis, sign in zip("xyz", signs))
+    x, y, z = (sign * _number(cells.get(axis, ""), axis, line) if status == "defined" else 0.0 for axis, sign in zip("xyz", signs, strict=False))
     return Point(
         label=cells.get("label", ""),
         position_lps=(x, y, z) if status == "defined" else None,
@@ -336,7 +336,7 @@ def _format_fcsv(points: PointList) -> str:
         return re.sub(r"[\r\n]+", " ", text)
 
     ids = _ids(["" if point.id.startswith("#") else one_line(point.id) for point in points])  # a line that begins with # is a comment
-    for point, identifier in zip(points, ids):
+    for point, identifier in zip(points, ids, strict=False):
         position = point.position_lps or ("", "", "")
         texts = (one_line(point.label), one_line(point.description), "")
         writer.writerow([identifier, *position, *FCSV_FLAGS, *texts, STATUS_NUMBERS[point.status], 0])
@@ -363,7 +363,7 @@ def _parse_csv(text: str) -> list[Point]:
 def _parse_csv_row(row: list[str], names: list[str], line: int) -> Point:
     if len(row) > len(names):
         raise InputError(f"line {line} has {len(row)} cells for {len(names)} columns; put cells that contain a comma in quotes.")
-    cells = dict(zip(names, row))
+    cells = dict(zip(names, row, strict=False))
     status = cells.get("status", "").strip().lower() or "defined"
     if status not in get_args(Status):
         raise InputError(f"line {line}: the status is '{status}'; use {', '.join(get_args(Status))}, or leave it out.")

@@ -59,7 +59,9 @@ def _resample(array: Image, source: Grid, target: Grid, outside: float) -> Image
     matrix = np.linalg.inv(source.affine) @ target.affine
     transform = sitk.AffineTransform(matrix[:3, :3].ravel().tolist(), matrix[:3, 3].tolist())
     size = [int(n) for n in target.shape_zyx[::-1]]
-    out = sitk.Resample(sitk.GetImageFromArray(array), size, transform, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist(), outside)
+    out = sitk.Resample(
+        sitk.GetImageFromArray(array), size, transform, sitk.sitkLinear, [0.0] * 3, [1.0] * 3, np.eye(3).ravel().tolist(), outside
+    )
     return sitk.GetArrayFromImage(out)
 
 

@@ -70,7 +70,9 @@ def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: Floa
     return np.linalg.norm(back - points, axis=1)
 
 
-def _fixed_points(exemplars: list[tuple[Searchable, FloatArray]], target: Searchable, options: MatchOptions, nearest: FloatArray) -> tuple[FloatArray, list[str]]:
+def _fixed_points(
+    exemplars: list[tuple[Searchable, FloatArray]], target: Searchable, options: MatchOptions, nearest: FloatArray
+) -> tuple[FloatArray, list[str]]:
     """Fixed-point positions (median over the exemplars that succeed); where none does, the nearest neighbour and the reason."""
     results = [match_fixed_points(points, scan, target, options) for scan, points in exemplars]
     found, notes = nearest.copy(), []
@@ -86,7 +88,9 @@ def _check(exemplars: list[tuple[Searchable, FloatArray]], target: Searchable) -
     for scan, points in exemplars:
         name = scan.embedding.name
         if scan.embedding.model_id != target.embedding.model_id:
-            raise InputError(f"{name} was embedded with model {scan.embedding.model_id}, {target.embedding.name} with {target.embedding.model_id}. Use one model.")
+            raise InputError(
+                f"{name} was embedded with model {scan.embedding.model_id}, {target.embedding.name} with {target.embedding.model_id}. Use one model."
+            )
         outside = np.flatnonzero(~scan.embedding.contains(points))
         if len(outside):
             where = ", ".join(f"{v:.1f}" for v in points[outside[0]])

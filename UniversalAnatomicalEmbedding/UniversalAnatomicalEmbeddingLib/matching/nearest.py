@@ -38,7 +38,9 @@ def find_peaks(query: Query, target: Searchable, exhaustive: bool = False) -> Pe
     ``exhaustive`` scores every cell; otherwise only the fine cells under the most promising coarse cells.
     """
     chunks = [query[i : i + QUERIES_AT_ONCE] for i in range(0, len(query), QUERIES_AT_ONCE)]
-    cell, offset, similarity, coarse, margin = (torch.cat(p).double().cpu().numpy() for p in zip(*(_search(c, target, exhaustive) for c in chunks), strict=True))
+    cell, offset, similarity, coarse, margin = (
+        torch.cat(p).double().cpu().numpy() for p in zip(*(_search(c, target, exhaustive) for c in chunks), strict=True)
+    )
     return Peaks(cell.astype(np.int64), target.embedding.fine_grid.index_to_world(cell + offset), similarity, coarse, margin)
 
 

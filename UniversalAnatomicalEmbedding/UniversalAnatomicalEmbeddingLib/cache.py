@@ -1,0 +1,142 @@
+"""Embeddings kept on disk, found again by what they were made from.
+
+One folder per embedding, named by the hash of the voxels, the geometry, the model and the preprocessing. Its arrays are plain ``.npy`` files that are
+memory-mapped; ``meta.json`` names them with their checksums. Anything that does not agree with it is deleted and made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .catalogue import ModelCard
+from .embedding import Embedding
+from .geometry import Grid
+from .preprocess import PREPROCESS_VERSION
+from .volume import Volume
+
+ARRAYS = ("fine", "coarse", "body")
+DEFAULT_CAP_BYTES = 20 * 2**30
+
+
+def default_folder() -> Path:
+    """``$UAE_CACHE``, or ``uae`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
+    return Path(os.environ.get("UAE_CACHE") or Path(base) / "uae").expanduser()
+
+
+def cache_key(volume: Volume, card: ModelCard) -> str:
+    """Hash of everything an embedding depends on."""
+    array = np.ascontiguousarray(volume.array)
+    digest = hashlib.sha256(array.data)
+    described = [str(array.dtype), array.shape, volume.grid.affine.tobytes().hex(), volume.modality, card.to_json(), PREPROCESS_VERSION]
+    digest.update(json.dumps(described).encode())
+    return digest.hexdigest()[:40]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of embeddings; the least recently used are removed when it exceeds ``cap_bytes``."""
+
+    folder: Path
+    cap_bytes: int = DEFAULT_CAP_BYTES
+
+    def load(self, key: str, name: str) -> Embedding | None:
+        """The stored embedding under the name of its scan, or None; a damaged entry is removed."""
+        entry = self.folder / key
+        if not entry.is_dir():
+            return None
+        try:
+            embedding = _read(entry, key, name)
+        except (OSError, ValueError, KeyError, TypeError):
+            shutil.rmtree(entry, ignore_errors=True)
+            return None
+        os.utime(entry)
+        return embedding
+
+    def store(self, key: str, embedding: Embedding) -> None:
+        """Write an entry in one step (temporary folder, then rename) and keep the folder under its cap."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
+        try:
+            _write(partial, key, embedding)
+            shutil.rmtree(self.folder / key, ignore_errors=True)
+            partial.replace(self.folder / key)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._evict(keep=key)
+
+    def entries(self) -> list[tuple[str, int, float]]:
+        """(key, bytes, time last used) of every entry, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [
+            (e.name, sum(f.stat().st_size for f in e.iterdir()), e.stat().st_mtime)
+            for e in self.folder.iterdir()
+            if (e / "meta.json").is_file()
+        ]
+        return sorted(found, key=lambda e: e[2])
+
+    def clear(self) -> int:
+        """Remove every entry; returns how many. Other files in the folder are left alone."""
+        entries = self.entries()
+        for key, _, _ in entries:
+            shutil.rmtree(self.folder / key)
+        return len(entries)
+
+    def _evict(self, keep: str) -> None:
+        entries = self.entries()
+        excess = sum(size for _, size, _ in entries) - self.cap_bytes
+        for key, size, _ in entries:
+            if excess > 0 and key != keep:
+                shutil.rmtree(self.folder / key, ignore_errors=True)
+                excess -= size
+
+
+def _write(folder: Path, key: str, embedding: Embedding) -> None:
+    checksums = {}
+    for name in ARRAYS:
+        array = np.ascontiguousarray(getattr(embedding, name))
+        np.save(folder / f"{name}.npy", array)
+        checksums[name] = zlib.crc32(array.data)
+    meta = {
+        "key": key,
+        "checksums": checksums,
+        "shape": embedding.grid.shape_zyx,
+        "affine": embedding.grid.affine.tolist(),
+        "fine_stride": embedding.fine_stride,
+        "coarse_stride": embedding.coarse_stride,
+        "heads": embedding.heads,
+        "model_id": embedding.model_id,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _read(folder: Path, key: str, name: str) -> Embedding:
+    meta = json.loads((folder / "meta.json").read_text())
+    if meta["key"] != key:
+        raise ValueError("entry of another scan")
+    arrays: dict[str, NDArray] = {}
+    for array_name in ARRAYS:
+        array = np.load(folder / f"{array_name}.npy", mmap_mode="r", allow_pickle=False)
+        if zlib.crc32(array.data) != meta["checksums"][array_name]:
+            raise ValueError("damaged array")
+        arrays[array_name] = array
+    return Embedding(
+        **arrays,
+        grid=Grid(tuple(meta["shape"]), np.array(meta["affine"])),
+        fine_stride=tuple(meta["fine_stride"]),
+        coarse_stride=tuple(meta["coarse_stride"]),
+        heads=meta["heads"],
+        model_id=meta["model_id"],
+        name=name,
+    )

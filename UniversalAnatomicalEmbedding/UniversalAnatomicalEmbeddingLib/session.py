@@ -1,0 +1,77 @@
+"""The one entry to every job: load a model, embed scans once, match points between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import torch
+from numpy.typing import ArrayLike
+
+from .cache import Cache, cache_key
+from .catalogue import Model, load_model
+from .embedding import embed_volume
+from .errors import InputError
+from .matching import Calibration, Match, Searchable, match_points
+from .networks.fold import fold_batch_norm
+from .options import MatchOptions
+from .progress import Progress, silent
+from .volume import Volume, guess_modality, require_3d
+
+
+class Session:
+    """A model on a device, and an optional disk cache.
+
+    ``model``: a catalogue id, a weights file, a :class:`Model`, or None for the default. ``device``: "auto", "cpu", "cuda", "cuda:1", "mps".
+    """
+
+    def __init__(self, model: str | Path | Model | None = None, device: str = "auto", cache: Cache | None = None) -> None:
+        loaded = model if isinstance(model, Model) else load_model(model)
+        self.device = choose_device(device)
+        self.model = Model(fold_batch_norm(loaded.network).to(self.device), loaded.card)
+        self.cache = cache
+        self.calibration = Calibration.from_card(loaded.card.calibration)
+
+    def embed(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> Searchable:
+        """Embed a scan, or take it from the cache. An unknown modality is guessed from the intensities.
+
+        Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
+        """
+        volume = require_3d(volume)
+        volume = volume if volume.modality else replace(volume, modality=guess_modality(volume.array))
+        card = self.model.card
+        if volume.modality not in card.modality:
+            raise InputError(
+                f"{volume.name} is {volume.modality.upper()}, but model {card.id} is for {', '.join(card.modality).upper()}. Choose another model."
+            )
+        key = cache_key(volume, card) if self.cache else ""
+        embedding = self.cache.load(key, volume.name) if self.cache else None
+        if embedding is None:
+            embedding = embed_volume(volume, self.model, self.device, progress, cancel)
+            if self.cache:
+                self.cache.store(key, embedding)
+        progress(1.0, "ready")
+        return Searchable(embedding, self.device)
+
+    def match(self, template: Searchable, points_lps: ArrayLike, target: Searchable, options: MatchOptions | None = None) -> list[Match]:
+        """Find points (N, 3) LPS mm of ``template`` in ``target``."""
+        return self.match_exemplars([(template, points_lps)], target, options)
+
+    def match_exemplars(
+        self, exemplars: Sequence[tuple[Searchable, ArrayLike]], target: Searchable, options: MatchOptions | None = None
+    ) -> list[Match]:
+        """As :meth:`match`, with the same N landmarks shown in several template scans."""
+        return match_points(list(exemplars), target, options, self.calibration)
+
+
+def choose_device(name: str) -> str:
+    """Resolve "auto" to the best device there is, and check that any other is there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+        raise InputError(f"Device '{name}' is not available here; use auto or {', '.join(k for k, v in there.items() if v)}.")
+    return name
