@@ -114,7 +114,7 @@ def build_network(card: ModelCard) -> Embedder:
     if card.family not in FAMILIES:
         raise InputError(f"Model {card.id} is of family '{card.family}'; this version knows {', '.join(FAMILIES)}. Update the package.")
     arguments = {k: _tuples(v) for k, v in card.network.items()}
-    return FAMILIES[card.family](**arguments).to(memory_format=torch.channels_last_3d)
+    return FAMILIES[card.family](**arguments).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def save_model(model: Model, path: Path) -> None:

@@ -285,11 +285,12 @@ def _as_points(points: PointList, matches: Sequence[Any], name: str) -> PointLis
     found = []
     for point, match in zip(points, matches, strict=True):
         absent = match.status == "absent"
+        x, y, z = (float(v) for v in match.point_lps)
         measurements = {} if np.isnan(match.confidence) else {"confidence": match.confidence}
         found.append(
             Point(
                 label=point.label,
-                position_lps=None if absent else tuple(float(v) for v in match.point_lps),
+                position_lps=None if absent else (x, y, z),
                 description="; ".join(filter(None, (point.description, match.status, match.note))),
                 id=point.id,
                 status="missing" if absent else "defined",

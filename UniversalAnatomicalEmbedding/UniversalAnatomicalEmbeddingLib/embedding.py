@@ -17,7 +17,7 @@ from .geometry import FloatArray, Grid
 from .networks.embedder import Embedder, unit_length
 from .preprocess import body_mask, scale_intensity, to_canonical
 from .progress import Progress, check, silent
-from .tiling import Size, Tile, plan_tiles
+from .tiling import Size, Slices, Tile, plan_tiles
 from .volume import Modality, Volume
 
 TILE_VOXELS = (160, 192, 256)
@@ -82,17 +82,19 @@ def interpolate(cells: NDArray, index_zyx: FloatArray) -> Tensor:
 
 def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Progress = silent, cancel: Event | None = None) -> Embedding:
     """Embed ``volume`` (its modality must be known). Raises :class:`Cancelled` when ``cancel`` is set meanwhile."""
-    card, network = model.card, model.network
+    card, network, modality = model.card, model.network, volume.modality
+    if modality is None:
+        raise ValueError(f"The modality of {volume.name} is not known; give it, or guess it with guess_modality.")
     progress(0.0, "resampling")
-    raw, grid = crop_to_body(*to_canonical(volume, volume.modality, card.spacing_mm), volume.modality)
+    raw, grid = crop_to_body(*to_canonical(volume, modality, card.spacing_mm), modality)
     check(cancel)
-    image = pad_to_multiple(scale_intensity(raw, volume.modality, card.intensity), network.align, card.intensity.air(volume.modality))
+    image = pad_to_multiple(scale_intensity(raw, modality, card.intensity), network.align, card.intensity.air(modality))
     maps = embed_image(image, network, device, progress, cancel)
     fine = np.concatenate([maps["fine"], maps["semantic"]], axis=3) if "semantic" in maps else maps["fine"]
     return Embedding(
         fine=fine,
         coarse=maps["coarse"],
-        body=_body_cells(raw, volume.modality, network.fine_stride, fine.shape[:3]),
+        body=_body_cells(raw, modality, network.fine_stride, fine.shape[:3]),
         grid=grid,
         fine_stride=network.fine_stride,
         coarse_stride=network.coarse_stride,
@@ -113,7 +115,7 @@ def embed_image(
         except torch.OutOfMemoryError:
             if min(core) <= SMALLEST_TILE:
                 raise
-            core = tuple(n // 2 for n in core)
+            core = (core[0] // 2, core[1] // 2, core[2] // 2)
             torch.cuda.empty_cache()
 
 
@@ -122,16 +124,14 @@ def _embed_tiled(
 ) -> dict[str, NDArray]:
     """Two passes: the local features of all tiles make one small "deep" map and its context, then come the full-resolution heads."""
     tiles = plan_tiles(image.shape, core, network.halo, network.align)
-    deep: Tensor | None = None
+    deep = torch.empty(0)
     for n, tile in enumerate(tiles):
         check(cancel)
         progress(0.1 + 0.4 * n / len(tiles), "local features")
         local = _local_features(image, tile, network, device)
-        if deep is None:
-            deep = torch.empty(
-                (1, local["deep"].shape[1], *_map_shape(image, network.deep_stride)), dtype=local["deep"].dtype, device=device
-            )
-        deep[(..., *tile.target(network.deep_stride))] = local["deep"][(..., *tile.kept(network.deep_stride))]
+        if n == 0:
+            deep = local["deep"].new_empty((1, local["deep"].shape[1], *_map_shape(image, network.deep_stride)))
+        _part(deep, tile.target(network.deep_stride)).copy_(_part(local["deep"], tile.kept(network.deep_stride)))
     with _inference(device):
         context = network.context(deep)
     maps = {"coarse": _storable(context["coarse"])}
@@ -141,11 +141,11 @@ def _embed_tiled(
         if len(tiles) > 1:
             local = _local_features(image, tile, network, device)
         with _inference(device):
-            heads = network.decode(local, context["top"][(..., *tile.source(network.top_stride))])
+            heads = network.decode(local, _part(context["top"], tile.source(network.top_stride)))
         for name, value in heads.items():
             if name not in maps:
                 maps[name] = np.empty((*_map_shape(image, network.fine_stride), value.shape[1]), dtype=np.float16)
-            maps[name][tile.target(network.fine_stride)] = _storable(value[(..., *tile.kept(network.fine_stride))])
+            maps[name][tile.target(network.fine_stride)] = _storable(_part(value, tile.kept(network.fine_stride)))
     progress(1.0, "embedded")
     return maps
 
@@ -162,6 +162,11 @@ def _inference(device: str) -> Iterator[None]:
     on_gpu = device.startswith("cuda")
     with torch.inference_mode(), torch.autocast("cuda" if on_gpu else "cpu", torch.float16, enabled=on_gpu):
         yield
+
+
+def _part(features: Tensor, box: Slices) -> Tensor:
+    z, y, x = box
+    return features[:, :, z, y, x]
 
 
 def _map_shape(image: NDArray, stride: Size) -> tuple[int, ...]:
@@ -204,4 +209,5 @@ def _body_cells(raw: NDArray, modality: Modality, stride: Size, shape: tuple[int
 
 
 def _with_shape(grid: Grid, shape: tuple[int, ...]) -> Grid:
-    return Grid(shape, grid.affine)
+    z, y, x = shape
+    return Grid((z, y, x), grid.affine)

@@ -129,7 +129,7 @@ def _queries(pair: Pair, template: Searchable, target: Searchable) -> tuple[list
     if pair.truth == "identity":
         points = shared_body_points(template, target)
         return [f"p{i:03d}" for i in range(len(points))], points, list(points)
-    known = _positions(read_points(pair.template_landmarks))
+    known = _positions(read_points(pair.template_landmarks or ""))
     if pair.target_landmarks is None:
         truth: dict[str, FloatArray | None] = dict.fromkeys(known)
     else:

@@ -47,7 +47,7 @@ class Grid:
     @property
     def spacing_xyz(self) -> FloatArray:
         """Distance in mm between neighbouring voxels along the index axes x, y, z."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
 
     def index_to_world(self, index_zyx: ArrayLike) -> FloatArray:
         """Continuous indices ``(N, 3)`` in the order z, y, x to LPS millimetres ``(N, 3)``."""
@@ -57,12 +57,14 @@ class Grid:
     def world_to_index(self, points_lps: ArrayLike) -> FloatArray:
         """LPS millimetres ``(N, 3)`` to continuous indices ``(N, 3)`` in the order z, y, x."""
         points = np.asarray(points_lps, dtype=np.float64).reshape(-1, 3)
-        return np.linalg.solve(self.affine[:3, :3], (points - self.affine[:3, 3]).T).T[:, ::-1]
+        index_xyz = np.linalg.solve(self.affine[:3, :3], (points - self.affine[:3, 3]).T).T.astype(np.float64, copy=False)
+        return index_xyz[:, ::-1]
 
     def contains(self, points_lps: ArrayLike) -> NDArray[np.bool_]:
         """Whether each point lies in the field of view, counted to the outer faces of the border voxels."""
         index = self.world_to_index(points_lps)
-        return ((index >= -0.5 - 1e-9) & (index <= np.array(self.shape_zyx) - 0.5 + 1e-9)).all(axis=1)
+        inside = (index >= -0.5 - 1e-9) & (index <= np.array(self.shape_zyx) - 0.5 + 1e-9)
+        return np.all(inside, axis=1)
 
     def corners(self) -> FloatArray:
         """LPS positions ``(8, 3)`` of the outer corners of the field of view."""

@@ -6,7 +6,7 @@ anatomical place in every patient, so patient A -> canonical -> patient B is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from scipy.spatial.transform import Rotation
 
 from .errors import InputError
 from .geometry import FloatArray, Grid
-from .phantom_anatomy import LANDMARKS, MATERIALS, MEDIASTINUM_CREASE_MM, Structure, anatomy, cage_distance, diaphragm_height, lung_distance, mediastinum
-from .phantom_shapes import FAR, Part, smooth_min
+from .phantom_anatomy import LANDMARKS, MATERIALS, MEDIASTINUM_CREASE_MM, anatomy, diaphragm_height, lung_distance, mediastinum
+from .phantom_shapes import FAR, Part, Structure, smooth_min
+from .phantom_skeleton import cage_distance
 from .volume import Modality, Volume
 
 Image = NDArray[np.float32]
@@ -28,7 +29,7 @@ Landmarks = list[tuple[str, FloatArray]]
 
 EDGE_MM = 1.8  # width of the ramp at a tissue border: the resolution of the scanner
 STEEPEST = 0.5  # the displacement's Lipschitz constant stays below this: no folding, and the inverse iteration contracts
-SLAB_VOXELS = 600_000
+SLAB_VOXELS = 1_000_000
 LATTICE_MM = 10.0
 TEXTURE_MM = 2.5
 
@@ -91,7 +92,7 @@ def make_patient(seed: int) -> Patient:
         waves=directions[0] * (2 * np.pi / lengths)[:, None],
         amplitudes=directions[1] * (share * lengths / (2 * np.pi))[:, None],
         phases=rng.uniform(0, 2 * np.pi, count),
-        fat_mm=float(rng.uniform(7, 20)),
+        fat_mm=float(rng.uniform(6, 18)),
         contrast=float(rng.choice([0.0, 0.0, rng.uniform(0.5, 1.0)])),
         seed=seed,
     )
@@ -102,17 +103,18 @@ def landmarks(patient: Patient) -> Landmarks:
     return list(zip(LANDMARKS, patient.to_patient(list(LANDMARKS.values())), strict=True))
 
 
-def render(patient: Patient, grid: Grid, modality: Modality = "ct", noise_seed: int = 0, slice_samples: int | None = None) -> Volume:
+def render(patient: Patient, grid: Grid, modality: Modality = "ct", noise_seed: int | None = 0, slice_samples: int | None = None) -> Volume:
     """Scan a patient on any grid: CT in HU, or T1-like MR of arbitrary units with a bias field; int16 ``(Z, Y, X)``.
 
     The tissue at a voxel's centre, with edges as sharp as a scanner's (1.8 mm). ``slice_samples`` positions are averaged along the
     coarsest index axis; None: as many as make thick slices blur as they do in a scanner, one for nearly isotropic voxels.
+    ``noise_seed`` None: no noise and no bias field. InputError for other modalities.
     """
     if modality not in ("ct", "mr"):
         raise InputError(f"The phantom can be scanned as ct or mr, not as '{modality}'.")
     spacing = grid.spacing_xyz[::-1]
     axis = int(np.argmax(spacing))
-    samples = slice_samples or (int(np.ceil(spacing[axis] / 2)) if spacing[axis] > 1.5 * spacing.min() else 1)
+    samples = slice_samples or (round(spacing[axis] / 2) if spacing[axis] > 1.5 * spacing.min() else 1)
     boxes = _part_boxes(patient, grid)
     image = np.zeros(grid.shape_zyx, dtype=np.float32)
     thickness = max(SLAB_VOXELS // (grid.shape_zyx[1] * grid.shape_zyx[2]), 1)
@@ -123,7 +125,8 @@ def render(patient: Patient, grid: Grid, modality: Modality = "ct", noise_seed: 
             start[axis] += (k + 0.5) / samples - 0.5
             part = grid.cropped(start, (depth, *grid.shape_zyx[1:]))
             image[first : first + depth] += _Slab(patient, part, modality, boxes - np.array([first, 0, 0])).painted() / samples
-    image = _scanner(image, grid, modality, noise_seed)
+    if noise_seed is not None:
+        image = _scanner(image, modality, noise_seed)
     return Volume(np.rint(image).astype(np.int16), grid, modality, f"phantom_{patient.seed}_{modality}")
 
 
@@ -136,8 +139,10 @@ def canonical_coordinates(patient: Patient, grid: Grid) -> tuple[Image, Image, I
         weights.append(CubicSpline(knots, np.eye(len(knots)))(np.arange(count)) if count > 1 else np.ones((1, 1)))
     lattice = np.stack(np.meshgrid(*nodes, indexing="ij"), axis=-1)
     values = patient.to_canonical(grid.index_to_world(lattice)).reshape(lattice.shape)
-    fine = np.einsum("zi,yj,ijkc->czyk", weights[0], weights[1], values, optimize=True).astype(np.float32)
-    return tuple(part @ weights[2].T.astype(np.float32) for part in fine)  # type: ignore[return-value]
+    fine = np.einsum("zi,yj,ijkc->czyk", weights[0], weights[1], values, optimize=True)
+    rows = np.ascontiguousarray(fine, dtype=np.float32).reshape(-1, len(nodes[2]))
+    x, y, z = (rows @ weights[2].T.astype(np.float32)).reshape(3, *grid.shape_zyx)
+    return x, y, z
 
 
 @lru_cache(maxsize=1)
@@ -207,17 +212,14 @@ class _Slab:
             return (slice(None),) * 3
         low, high = self.boxes[numbers, 0], self.boxes[numbers, 1]
         there = (low < high).all(axis=1)
-        return tuple(slice(a, b) for a, b in zip(low[there].min(axis=0), high[there].max(axis=0), strict=True)) if there.any() else None
+        return _slices(low[there].min(axis=0), high[there].max(axis=0)) if there.any() else None
 
     def _unite(self, numbers: list[int], blend: float, distance: Image, box: Box) -> None:
         """Lower ``distance``, which covers ``box``, to that of the parts, in place."""
-        origin = [part.start or 0 for part in box]
-        for number in numbers:
-            low, high = self.boxes[number]
-            if (low >= high).any():
-                continue
-            here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-            there = tuple(slice(a - o, b - o) for a, b, o in zip(low, high, origin, strict=True))
+        origin = np.array([part.start or 0 for part in box])
+        low, high = self.boxes[numbers, 0], self.boxes[numbers, 1]
+        for k in np.flatnonzero((low < high).all(axis=1)):
+            number, here, there = numbers[k], _slices(low[k], high[k]), _slices(low[k] - origin, high[k] - origin)
             distance[there] = smooth_min(distance[there], self.parts[number].distance(self.x[here], self.y[here], self.z[here]), blend)
 
     def _paint(self, image: Image, structure: Structure, distance: Image, box: Box) -> None:
@@ -227,9 +229,13 @@ class _Slab:
             value += structure.slope_y * self.y[box]
         if structure.rind:
             rind, coarse = self.tissue[structure.rind]
-            rind = rind + 0.5 * coarse * self.texture[box]
-            value = rind + np.clip(0.5 - (distance + structure.rind_mm) / EDGE_MM, 0, 1) * (value - rind)
+            outer = rind + 0.5 * coarse * self.texture[box]
+            value = outer + np.clip(0.5 - (distance + structure.rind_mm) / EDGE_MM, 0, 1) * (value - outer)
         image[box] += np.clip(0.5 - distance / EDGE_MM, 0, 1) * (value - image[box])
+
+
+def _slices(low: NDArray[np.int64], high: NDArray[np.int64]) -> Box:
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
 
 
 def _tissues(patient: Patient, modality: Modality) -> dict[str, tuple[float, float]]:
@@ -258,13 +264,54 @@ def _texture_at(x: Image, y: Image, z: Image) -> Image:
     return ndimage.map_coordinates(_texture_tile(), [v / TEXTURE_MM for v in (z, y, x)], order=1, mode="grid-wrap", prefilter=False)
 
 
-def _scanner(image: Image, grid: Grid, modality: Modality, noise_seed: int) -> Image:
+def _scanner(image: Image, modality: Modality, noise_seed: int) -> Image:
     """Add correlated noise (CT), or the coil's bias field and noise of the magnitude (MR)."""
     rng = np.random.default_rng([noise_seed, 1])
     if modality == "ct":
         noise = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), (0, 0.6, 0.6))
-        return np.clip(image + 13 / noise.std() * noise, -1024, 3071)
-    points = [np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if k == axis else 1 for k in range(3)]) for axis, n in enumerate(image.shape)]
+        return np.clip(image + 13 / max(float(noise.std()), 1e-3) * noise, -1024, 3071)
+    points = [
+        np.linspace(-1, 1, n, dtype=np.float32).reshape([-1 if k == axis else 1 for k in range(3)]) for axis, n in enumerate(image.shape)
+    ]
     tilt = rng.normal(0, 0.12, 3)
     bias = np.exp(sum(float(t) * p - 0.18 * p * p for t, p in zip(tilt, points, strict=True)) + 0.15)
-    return np.hypot(image * bias + 12 * rng.standard_normal(image.shape, dtype=np.float32), 12 * rng.standard_normal(image.shape, dtype=np.float32))
+    return np.hypot(
+        image * bias + 12 * rng.standard_normal(image.shape, dtype=np.float32), 12 * rng.standard_normal(image.shape, dtype=np.float32)
+    )
+
+
+class DemoPair(NamedTuple):
+    """Two patients to match: all template landmarks, the target's true ones inside its field of view, the names of the others."""
+
+    template: Volume
+    template_landmarks: Landmarks
+    target: Volume
+    target_landmarks: Landmarks
+    absent: list[str]
+
+
+def demo_pair(seed: int = 0, coarsening: float = 1.0) -> DemoPair:
+    """A template (chest and upper abdomen, 1.2 x 1.2 x 2.5 mm, contrast) and another patient's target scan (1.7 x 1.7 x 4 mm, none).
+
+    The target ends in the upper abdomen: the kidneys' lower poles and what else lies below are absent.
+    ``coarsening`` multiplies the spacings: 2 gives a quick, small pair.
+    """
+    first = replace(make_patient(2 * seed + 1000), contrast=0.9)
+    second = replace(make_patient(2 * seed + 1001), contrast=0.0)
+    template = render(first, _field_of_view(first, coarsening * np.array([1.2, 1.2, 2.5]), 112, -290), "ct", seed)
+    target = render(second, _field_of_view(second, coarsening * np.array([1.7, 1.7, 4.0]), 108, -190), "ct", seed + 1)
+    truth = landmarks(second)
+    inside = target.grid.contains([point for _, point in truth])
+    present = [pair for pair, here in zip(truth, inside, strict=True) if here]
+    return DemoPair(template, landmarks(first), target, present, [name for (name, _), here in zip(truth, inside, strict=True) if not here])
+
+
+def _field_of_view(patient: Patient, spacing_xyz: FloatArray, top: float, bottom: float) -> Grid:
+    """The axial grid around the trunk between two canonical heights (mm)."""
+    box = patient.to_patient([(x, y, z) for x in (-185, 0, 185) for y in (-135, 0, 120) for z in (bottom, (bottom + top) / 2, top)])
+    middle = patient.to_patient([(0, 0, bottom), (0, 0, top)])
+    low, high = box.min(axis=0), box.max(axis=0)
+    low[2], high[2] = middle[:, 2]
+    affine = np.diag([*spacing_xyz, 1.0])
+    affine[:3, 3] = low
+    return Grid(tuple(np.ceil((high - low) / spacing_xyz).astype(int)[::-1]), affine)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
 Array = NDArray[np.floating]
-Table = Sequence[Sequence[float]]
+Table = Sequence[Sequence[float] | NDArray[np.floating]] | NDArray[np.floating]
 FAR = 1e3  # distance (mm) given to everything beyond a shape's box
 
 
@@ -67,7 +67,9 @@ class Ellipsoid:
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         """See ``Part``."""
         offset = [v - float(c) for v, c in zip((x, y, z), self.centre, strict=True)]
-        u, v, w = (sum(o * float(a / r) for o, a in zip(offset, axis, strict=True)) for axis, r in zip(self.axes.T, self.radii, strict=True))
+        u, v, w = (
+            sum(o * float(a / r) for o, a in zip(offset, axis, strict=True)) for axis, r in zip(self.axes.T, self.radii, strict=True)
+        )
         a, b, c = (float(r) for r in self.radii)
         if self.power == 2.0:
             k = np.sqrt(u * u + v * v + w * w)
@@ -83,6 +85,28 @@ class Ellipsoid:
         return self.centre + (signs * self.radii) @ self.axes.T, 0.0
 
 
+@dataclass(frozen=True)
+class Structure:
+    """Tissue painted over what was there before.
+
+    The shape is the smooth union (``blend`` mm) of ``parts`` with the region where field ``base[0]`` is below ``base[1]``, cut to where
+    each field in ``clip`` times its sign is below its limit. A ``rind`` names the material of the outer ``rind_mm``.
+    """
+
+    name: str
+    material: str
+    parts: Sequence[Part] = ()
+    blend: float = 0.0
+    base: tuple[str, float] | None = None
+    clip: tuple[tuple[str, float, float], ...] = ()
+    rind: str | None = None
+    rind_mm: float = 0.0
+    slope_y: float = 0.0
+
+
+BELOW_DIAPHRAGM = (("cage", 1.0, -1.0), ("dome", 1.0, -3.0))
+
+
 def smooth_min(a: Array, b: Array, width: float) -> Array:
     """Minimum of two distances whose crease is rounded over ``width`` mm (polynomial, never above the minimum)."""
     if width == 0:
@@ -91,15 +115,18 @@ def smooth_min(a: Array, b: Array, width: float) -> Array:
     return np.minimum(a, b) - crease * crease * (0.25 / width)
 
 
-def tube(points: Table, radii: float | Sequence[float], step: float = 12.0, normal: ArrayLike | None = None, flat: float = 1.0) -> list[Part]:
-    """Capsules along a smooth curve through ``points`` (N, 3); ``radii``: one, or one per point."""
+def tube(
+    points: Table, radii: float | Sequence[float] | Array, step: float = 12.0, normal: ArrayLike | None = None, flat: float = 1.0
+) -> list[Capsule]:
+    """Capsules along a smooth curve through ``points`` (N, 3); ``radii``: one, or one per point; ``normal`` is made
+    perpendicular to the curve."""
     knots = np.asarray(points, dtype=float)
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))])
     at = np.linspace(0, length[-1], max(int(np.ceil(length[-1] / step)), 1) + 1)
     curve = CubicSpline(length, knots)(at) if len(knots) > 2 else knots[0] + np.outer(at / length[-1], knots[1] - knots[0])
     sizes = np.interp(at, length, np.broadcast_to(radii, len(knots)))
-    unit = None if normal is None else np.asarray(normal, dtype=float) / np.linalg.norm(normal)
-    return [Capsule(a, b, (float(r), float(s)), unit, flat) for a, b, r, s in zip(curve, curve[1:], sizes, sizes[1:], strict=False)]
+    ends = zip(curve, curve[1:], sizes, sizes[1:], strict=False)
+    return [Capsule(a, b, (float(r), float(s)), None if normal is None else frame(b - a, normal)[:, 1], flat) for a, b, r, s in ends]
 
 
 def ball(centre: ArrayLike, radii: ArrayLike, axes: Array | None = None, power: float = 2.0) -> Ellipsoid:
@@ -137,7 +164,7 @@ def union_distance(parts: Sequence[Part], points: Array, blend: float = 0.0) -> 
     return result
 
 
-def branches(start: ArrayLike, targets: Array, tip_mm: float, exponent: float = 2.6) -> list[Part]:
+def branches(start: ArrayLike, targets: Array, tip_mm: float, exponent: float = 2.6) -> list[Capsule]:
     """A tapering tree of tubes from ``start`` to every one of the ``targets`` (N, 3), N > 0.
 
     At each fork the targets are divided across their longest extent; radii follow Murray's law, ``tip_mm`` for a single target.
@@ -148,12 +175,14 @@ def branches(start: ArrayLike, targets: Array, tip_mm: float, exponent: float = 
         return [Capsule(point, targets[0], (width, 0.6 * width))]
     centred = targets - targets.mean(axis=0)
     order = np.argsort(centred @ np.linalg.svd(centred, full_matrices=False)[2][0])
-    parts: list[Part] = []
+    parts: list[Capsule] = []
     for group in (targets[order[: len(order) // 2]], targets[order[len(order) // 2 :]]):
         centre = group.mean(axis=0)
         fork = point + (0.38 if len(group) > 1 else 1.0) * (centre - point)
         if len(group) > 1:
-            parts.append(Capsule(point, fork, (min(width, tip_mm * (len(group) * 1.3) ** (1 / exponent)), tip_mm * len(group) ** (1 / exponent))))
+            parts.append(
+                Capsule(point, fork, (min(width, tip_mm * (len(group) * 1.3) ** (1 / exponent)), tip_mm * len(group) ** (1 / exponent)))
+            )
         parts += branches(fork if len(group) > 1 else point, group, tip_mm, exponent)
     return parts
 

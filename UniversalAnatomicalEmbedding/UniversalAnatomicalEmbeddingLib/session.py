@@ -40,11 +40,11 @@ class Session:
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
         volume = require_3d(volume)
-        volume = volume if volume.modality else replace(volume, modality=guess_modality(volume.array))
-        card = self.model.card
-        if volume.modality not in card.modality:
+        card, modality = self.model.card, volume.modality or guess_modality(volume.array)
+        volume = replace(volume, modality=modality)
+        if modality not in card.modality:
             raise InputError(
-                f"{volume.name} is {volume.modality.upper()}, but model {card.id} is for {', '.join(card.modality).upper()}. Choose another model."
+                f"{volume.name} is {modality.upper()}, but model {card.id} is for {', '.join(card.modality).upper()}. Choose another model."
             )
         key = cache_key(volume, card) if self.cache else ""
         embedding = self.cache.load(key, volume.name) if self.cache else None

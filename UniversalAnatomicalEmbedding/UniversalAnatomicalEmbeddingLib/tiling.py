@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 Size = tuple[int, int, int]
-Slices = tuple[slice, slice, slice]
+Slices = tuple[slice, ...]
 
 
 @dataclass(frozen=True)

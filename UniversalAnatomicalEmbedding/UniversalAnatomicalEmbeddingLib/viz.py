@@ -140,7 +140,7 @@ def verdict(match: Match) -> str:
 
 def error_report(outcomes: Sequence[Outcome], volumes: dict[str, Volume], path: Path, worst: int = 8) -> None:
     """Write ``errors.png``: cumulative error of all present queries and the worst cases as crops (truth blue, answer coloured by its status)."""
-    present = sorted((o for o in outcomes if o.error_mm is not None), key=lambda o: -o.error_mm)
+    present = sorted((o for o in outcomes if o.truth is not None), key=lambda o: -(o.error_mm or 0))
     if not present:
         return
     shown = [o for o in present if o.template in volumes and o.target in volumes][:worst]
@@ -156,11 +156,11 @@ def error_report(outcomes: Sequence[Outcome], volumes: dict[str, Volume], path: 
         top=0.95,
         bottom=0.02,
     )
-    _cumulative(figure.add_subplot(grid[0, :]), np.array([o.error_mm for o in present]))
+    _cumulative(figure.add_subplot(grid[0, :]), np.array([o.error_mm for o in present], dtype=float))
     for i, o in enumerate(shown):
         cells = [figure.add_subplot(grid[1 + i // 2, 3 * (i % 2) + k]) for k in range(3)]
         draw_plane(cells[0], volumes[o.template], o.template_point, "axial", "#4da3ff")
-        draw_plane(cells[1], volumes[o.target], o.truth, "axial", "#4da3ff")
+        draw_plane(cells[1], volumes[o.target], np.asarray(o.truth), "axial", "#4da3ff")
         draw_plane(cells[2], volumes[o.target], o.match.point_lps, "axial", COLOURS[o.match.status])
         for ax, text in zip(
             cells, (f"{o.label.replace('_', ' ')}", f"truth in {o.target}", f"{o.error_mm:.0f} mm off, {verdict(o.match)}"), strict=True

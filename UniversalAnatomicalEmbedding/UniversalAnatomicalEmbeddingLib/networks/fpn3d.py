@@ -47,5 +47,6 @@ def _conv(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
     """A convolution with bias and "same" padding under the name "conv", as in the released checkpoints."""
     conv = nn.Conv3d(channels_in, channels_out, kernel, padding=kernel // 2)
     nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return nn.Sequential(OrderedDict(conv=conv))

@@ -18,7 +18,7 @@ class ConvNorm(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
         super().__init__()
-        padding = tuple(k // 2 for k in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(channels_in, channels_out, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm3d(channels_out)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")

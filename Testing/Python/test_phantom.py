@@ -1,0 +1,232 @@
+"""The procedural patients: exact correspondence, equal anatomy on every grid, landmarks on the tissue they name, laterality."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.phantom import Patient, canonical_coordinates, demo_pair, landmarks, make_patient, render
+from UniversalAnatomicalEmbeddingLib.phantom_anatomy import LANDMARKS
+from UniversalAnatomicalEmbeddingLib.volume import Volume
+
+TORSO = np.array([(-190.0, -130, -300), (190, 120, 110)])
+
+
+def standard_patient(contrast: float = 0.0) -> Patient:
+    """The canonical anatomy itself."""
+    return Patient(np.ones(3), np.eye(3), np.zeros(3), np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(1), contrast=contrast)
+
+
+def torso_grid(patient: Patient, spacing: float = 4.0) -> Grid:
+    """An axial grid of cubic voxels around the patient's trunk."""
+    corners = patient.to_patient([(x, y, z) for x in TORSO[:, 0] for y in TORSO[:, 1] for z in TORSO[:, 2]])
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = corners.min(axis=0)
+    return Grid(tuple(np.ceil(np.ptp(corners, axis=0) / spacing).astype(int)[::-1]), affine)
+
+
+def values_at(volume: Volume, points: np.ndarray) -> np.ndarray:
+    """Trilinear intensities at LPS points (N, 3)."""
+    return ndimage.map_coordinates(volume.array.astype(float), volume.grid.world_to_index(points).T, order=1, mode="nearest")
+
+
+def probe(patient: Patient, points_canonical: list[tuple[float, float, float]], modality: str = "ct") -> np.ndarray:
+    """Noise-free intensities at canonical points, each rendered as a scan of one voxel."""
+    values = []
+    for point in patient.to_patient(points_canonical):
+        affine = np.eye(4)
+        affine[:3, 3] = point
+        values.append(float(render(patient, Grid((1, 1, 1), affine), modality, noise_seed=None).array[0, 0, 0]))
+    return np.array(values)
+
+
+@pytest.fixture(scope="module")
+def scan() -> tuple[Patient, Volume]:
+    """One patient with contrast agent, noise-free, 4 mm."""
+    patient = replace(make_patient(5), contrast=1.0)
+    return patient, render(patient, torso_grid(patient), noise_seed=None)
+
+
+class TestMap:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_inverse_is_exact(self, seed: int) -> None:
+        patient = make_patient(seed)
+        points = np.random.default_rng(seed).uniform(TORSO[0] - 100, TORSO[1] + 100, (3000, 3))
+        assert np.abs(patient.to_canonical(patient.to_patient(points)) - points).max() < 1e-6
+        assert np.abs(patient.to_patient(patient.to_canonical(points)) - points).max() < 1e-6
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_does_not_fold_and_stays_a_plausible_size(self, seed: int) -> None:
+        patient = make_patient(seed)
+        points = np.random.default_rng(1).uniform(*TORSO, (2000, 3))
+        columns = [(patient.to_patient(points + step) - patient.to_patient(points - step)) / 0.02 for step in 0.01 * np.eye(3)]
+        volume_change = np.linalg.det(np.stack(columns, axis=-1))
+        assert volume_change.min() > 0.3
+        assert volume_change.max() < 3
+
+    def test_refuses_a_displacement_that_could_fold(self) -> None:
+        wave = np.array([[0.05, 0.0, 0.0]])
+        with pytest.raises(InputError, match="could fold"):
+            Patient(np.ones(3), np.eye(3), np.zeros(3), wave, np.array([[20.0, 0, 0]]), np.zeros(1))
+
+    def test_patients_differ_by_more_than_pose(self) -> None:
+        points = np.random.default_rng(2).uniform(*TORSO, (500, 3))
+        a, b = (make_patient(seed).to_patient(points) for seed in (1, 2))
+        design = np.c_[a, np.ones(len(a))]
+        residual = b - design @ np.linalg.lstsq(design, b, rcond=None)[0]
+        assert np.linalg.norm(residual, axis=1).mean() > 2
+
+    def test_rendering_uses_the_same_map(self) -> None:
+        patient = make_patient(4)
+        affine = np.eye(4)
+        affine[:3, :3] = Rotation.from_euler("xyz", (20, -15, 40), degrees=True).as_matrix() @ np.diag([5.0, 3.0, 7.0])
+        affine[0, 2] += 1.5
+        affine[:3, 3] = patient.to_patient([(-100, -200, -150)])[0]
+        grid = Grid((40, 60, 50), affine)
+        coordinates = np.stack(canonical_coordinates(patient, grid), axis=-1)
+        index = np.random.default_rng(0).integers(0, grid.shape_zyx, (2000, 3))
+        exact = patient.to_canonical(grid.index_to_world(index))
+        assert np.abs(coordinates[tuple(index.T)] - exact).max() < 0.01
+
+
+class TestRender:
+    @pytest.mark.parametrize("modality", ["ct", "mr"])
+    def test_another_grid_shows_the_same_at_the_same_place(self, modality: str) -> None:
+        patient = make_patient(5)
+        first = torso_grid(patient, 8.0)
+        turned = first.affine.copy()
+        turned[:3, 3] = first.index_to_world([(4, 2, first.shape_zyx[2] - 1)])[0]
+        turned[:3, :3] = first.affine[:3, [1, 0, 2]] * np.array([0.5, -1, 1])
+        second = Grid((20, first.shape_zyx[2], 40), turned)
+        a, b = (render(patient, grid, modality, noise_seed=None, slice_samples=1) for grid in (first, second))
+        same = b.array[:, ::-1, ::2].transpose(0, 2, 1)
+        difference = np.abs(a.array[4:24, 2:22].astype(int) - same)
+        assert difference.max() <= 3
+        assert a.array.std() > 100
+
+    def test_slices_and_parts_of_a_scan_equal_the_whole(self, scan: tuple[Patient, Volume]) -> None:
+        patient, whole = scan
+        start, shape = (30, 10, 20), (3, 40, 50)
+        part = render(patient, whole.grid.cropped(start, shape), noise_seed=None)
+        expected = whole.array[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
+        assert np.abs(part.array.astype(int) - expected).max() <= 3
+
+    def test_thick_slices_average(self) -> None:
+        patient = standard_patient()
+        affine = np.diag([2.0, 2.0, 8.0, 1.0])
+        affine[:3, 3] = (-150, -100, 0)
+        thin = np.diag([2.0, 2.0, 2.0, 1.0])
+        thin[:3, 3] = (-150, -100, -3)
+        thick = render(patient, Grid((2, 90, 150), affine), noise_seed=None).array.astype(float)
+        fine = render(patient, Grid((8, 90, 150), thin), noise_seed=None).array.astype(float)
+        assert np.abs(thick - fine.reshape(2, 4, 90, 150).mean(axis=1)).max() < 3
+
+    def test_equal_seeds_give_equal_scans(self) -> None:
+        grid = torso_grid(make_patient(8), 12.0)
+        once, again, noisier = (render(make_patient(8), grid, noise_seed=seed).array for seed in (3, 3, 4))
+        np.testing.assert_array_equal(once, again)
+        assert once.dtype == np.int16
+        assert 10 < (once.astype(int) - noisier).std() < 30
+        assert np.abs(once.astype(int) - render(make_patient(9), grid, noise_seed=3).array).mean() > 50
+
+    def test_mr_has_its_own_contrast(self) -> None:
+        patient = standard_patient()
+        fat, muscle, air, marrow = probe(patient, [(0, -96, -240), (24, 90, -60), (0, -22, 60), (0, 45, -126)], "mr")
+        assert fat > marrow > muscle > air
+        assert render(patient, torso_grid(patient, 16.0), "mr").modality == "mr"
+
+    def test_refuses_other_modalities(self) -> None:
+        with pytest.raises(InputError, match="xray"):
+            render(make_patient(0), Grid((1, 1, 1), np.eye(4)), "xray")
+
+
+class TestAnatomy:
+    def test_landmarks_lie_on_the_tissue_they_name(self) -> None:
+        values = dict(zip(LANDMARKS, probe(standard_patient(contrast=1.0), list(LANDMARKS.values())), strict=True))
+        assert values["trachea_at_jugular_notch"] < -950
+        assert max(values["right_main_bronchus_split"], values["left_main_bronchus_end"]) < -900
+        assert -950 < values["carina"] < 50
+        assert min(values["descending_aorta_at_carina"], values["pulmonary_bifurcation"]) > 250
+        assert 0 < values["spinal_canal_at_carina"] < 60
+        assert 60 < values["liver_dome"] < 180
+        assert min(values["t10_vertebral_body"], values["l1_vertebral_body"]) > 100
+        assert min(values["right_sternoclavicular"], values["left_sternoclavicular"], values["xiphoid_tip"]) > 150
+
+    def test_edges_are_where_the_landmarks_say(self) -> None:
+        patient = standard_patient(contrast=1.0)
+        steps = {
+            "carina": ((0, 0, 5), (0, 0, -7)), "right_lung_apex": ((0, 0, -8), (0, 0, 6)), "left_lung_apex": ((0, 0, -8), (0, 0, 6)),
+            "jugular_notch": ((0, 0, 6), (0, -2, -8)), "heart_apex": ((8, -7, -7), (-14, 10, 10)), "liver_dome": ((0, 0, 8), (0, 0, -8)),
+            "aortic_arch_top": ((0, 0, 3), (0, 0, -8)), "right_kidney_lower_pole": ((0, 0, -4), (0, 0, 8)),
+            "left_kidney_lower_pole": ((0, 0, -4), (0, 0, 8)),
+        }  # fmt: skip
+        for name, (low, high) in steps.items():
+            dark, bright = probe(patient, [tuple(np.add(LANDMARKS[name], step)) for step in (low, high)])
+            assert bright - dark > 100, f"{name}: {dark:.0f} to {bright:.0f} HU"
+
+    def test_left_is_left(self, scan: tuple[Patient, Volume]) -> None:
+        patient, volume = scan
+        places = {name: point[0] for name, point in landmarks(patient)}
+        assert places["liver_dome"] < places["carina"] < places["heart_apex"]
+        for name in LANDMARKS:
+            if name.startswith("left_"):
+                assert places[name.replace("left_", "right_", 1)] < places[name]
+        level = volume.grid.world_to_index(patient.to_patient([LANDMARKS["liver_dome"]]))[0]
+        liver = values_at(volume, patient.to_patient([(-70, 0, -150), (-60, 20, -140)]))
+        assert ((liver > 60) & (liver < 180)).all()
+        assert level[2] < volume.grid.shape_zyx[2] / 2
+
+    def test_left_lung_is_smaller(self) -> None:
+        patient = standard_patient()
+        grid = torso_grid(patient)
+        volume = render(patient, grid, noise_seed=None)
+        x = grid.index_to_world(np.argwhere((volume.array < -600) & ndimage.binary_fill_holes(volume.array > -300)))[:, 0]
+        litres = np.array([(x < 0).sum(), (x > 0).sum()]) * 64e-6
+        assert litres[1] < 0.97 * litres[0]
+        assert 3.5 < litres.sum() < 8
+
+    def test_proportions_are_an_adults(self, scan: tuple[Patient, Volume]) -> None:
+        chest = render(standard_patient(), torso_grid(standard_patient()), noise_seed=None)
+        index = chest.grid.world_to_index([(0, 0, -60)])[0].round().astype(int)
+        y, x = np.nonzero(chest.array[index[0]] > -300)
+        assert 300 < 4 * np.ptp(x) < 380
+        assert 200 < 4 * np.ptp(y) < 270
+
+    def test_bones_hang_together(self) -> None:
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[:3, 3] = (-170, -126, -200)
+        bones = render(standard_patient(), Grid((130, 125, 171), affine), noise_seed=None).array > 80
+        bones |= ndimage.binary_closing(bones)
+        labels, count = ndimage.label(bones, np.ones((3, 3, 3)))
+        sizes = np.bincount(labels.ravel())[1:]
+        assert sizes.max() > 0.8 * sizes.sum()
+
+
+class TestDemoPair:
+    def test_absent_landmarks_lie_outside_the_target(self) -> None:
+        pair = demo_pair(0, coarsening=3.0)
+        present = [name for name, _ in pair.target_landmarks]
+        assert {"left_kidney_lower_pole", "right_kidney_lower_pole"} <= set(pair.absent)
+        assert sorted(present + pair.absent) == sorted(LANDMARKS)
+        assert len(present) >= 14
+        assert pair.target.grid.contains([point for _, point in pair.target_landmarks]).all()
+        assert pair.template.grid.contains([point for _, point in pair.template_landmarks]).all()
+        truth = dict(landmarks(make_patient(1001)))
+        assert not pair.target.grid.contains([truth[name] for name in pair.absent]).any()
+
+    def test_the_two_differ_in_size_place_and_contrast(self) -> None:
+        pair = demo_pair(1, coarsening=3.0)
+        names = [name for name, _ in pair.target_landmarks]
+        there = np.array([point for _, point in pair.target_landmarks])
+        here = np.array([dict(pair.template_landmarks)[name] for name in names])
+        assert np.linalg.norm(there - here, axis=1).min() > 10
+        shapes = [points - points.mean(axis=0) for points in (here, there)]
+        assert np.abs(np.linalg.norm(shapes[0], axis=1) - np.linalg.norm(shapes[1], axis=1)).max() > 3
+        aorta = [values_at(v, np.array([dict(p)["descending_aorta_at_carina"]]))[0] for v, p in (pair[:2], pair[2:4])]
+        assert aorta[0] > aorta[1] + 100
