@@ -167,10 +167,10 @@ def _demo(args: argparse.Namespace) -> int:
     with _bar("target") as progress:
         target = session.embed(pair.target, progress)
     embedded = _now()
-    labels = list(pair.template_landmarks)
-    wanted = np.array([pair.template_landmarks[k] for k in labels])
+    labels = [name for name, _ in pair.template_landmarks]
+    wanted = np.array([position for _, position in pair.template_landmarks])
     found = session.match(template, wanted, target, MatchOptions(method=args.method))
-    truth = [pair.target_landmarks.get(k) for k in labels]
+    truth = [dict(pair.target_landmarks).get(name) for name in labels]
     names = (pair.template.name, pair.target.name)
     outcomes = tuple(Outcome(*names, k, p, m, t) for k, p, m, t in zip(labels, wanted, found, truth, strict=True))
     result = Evaluation(outcomes, embedded - start, _now() - embedded, 2)

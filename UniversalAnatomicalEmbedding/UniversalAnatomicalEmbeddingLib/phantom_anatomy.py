@@ -73,7 +73,7 @@ def lung_distance(x: Array, y: Array, z: Array, cage: Array, dome: Array, medias
     u, v, w = (np.abs(x) - 50) / 66, (y - 8) / 86, np.maximum(z - 34, 0) / 62
     u, v = u * u, v * v
     apex = (np.sqrt(np.sqrt(u * u + v * v) + w * w) - 1) * 55
-    recess = -145 - 0.31 * y - z
+    recess = -145 - 0.31 * y - 0.0011 * x * x - z
     distance = np.maximum(np.maximum(cage + 1.5, -dome), np.maximum(recess, np.where(w > 0, apex, -FAR)))
     return np.maximum(np.maximum(distance, -mediastinum), 2.0 - np.abs(x - 5))
 
@@ -101,7 +101,7 @@ SVC: Table = ((-24, -36, 42), (-25, -34, 10), (-25, -31, -20), (-24, -28, -48))
 IVC: Table = ((-24, -24, -84), (-25, -16, -104), (-24, 2, -140), (-21, 6, -180), (-18, 4, -225), (-15, -2, -300))
 OESOPHAGUS: Table = ((3, -10, 110), (3, -2, 75), (5, 10, 30), (6, 17, 0), (7, 20, -40), (10, 18, -80), (20, 8, -110), (32, 2, -124))
 HEART_AXIS = np.array([0.70, -0.48, -0.53])
-LEFT_VENTRICLE = np.array([34.0, -42.0, -88.0])
+LEFT_VENTRICLE = np.array([43.0, -42.0, -86.0])
 
 
 def heart_frame() -> Array:
@@ -113,8 +113,8 @@ def heart_chambers(wall: float) -> dict[str, Part]:
     """The four chambers; ``wall`` mm are added to the radii."""
     axes = heart_frame()
     return {
-        "left_ventricle": ball(LEFT_VENTRICLE, np.array([48, 32, 32]) + wall, axes),
-        "right_ventricle": ball((8, -62, -86), np.array([46, 25, 37]) + wall, axes),
+        "left_ventricle": ball(LEFT_VENTRICLE, np.array([52, 36, 35]) + wall, axes),
+        "right_ventricle": ball((14, -62, -85), np.array([50, 27, 39]) + wall, axes),
         "right_atrium": ball((-28, -32, -68), np.array([24, 28, 32]) + wall),
         "left_atrium": ball((4, -3, -58), np.array([33, 17, 21]) + wall),
     }
@@ -126,7 +126,7 @@ def mediastinum() -> tuple[Part, ...]:
     column = [(0, y + 1, z) for z, y, _, _ in SPINE]
     back = [(0, y + 30, z) for z, y, _, _ in SPINE]
     return (
-        *heart_chambers(4).values(), ball((22, -42, -116), (48, 36, 20)), *tube(AORTA[:-3], [r + 3 for r in AORTA_RADII[:-3]]),
+        *heart_chambers(4).values(), ball((34, -48, -110), (58, 44, 28)), *tube(AORTA[:-3], [r + 3 for r in AORTA_RADII[:-3]]),
         *tube(TRACHEA, 12), *tube(RIGHT_BRONCHUS[:3], 8), *tube(LEFT_BRONCHUS, 8), *tube(PULMONARY_TRUNK[:5], (20, 18, 16, 14, 11)),
         *tube(RIGHT_PULMONARY[:3], (15, 13, 11)), *tube(SVC, 13), *tube(IVC[:3], 14), *tube(OESOPHAGUS, 8), *tube(column, 19),
         *tube(back, 25), *tube(((8, 6, -58), (8, 4, -95), (4, 10, -150)), (30, 34, 34), normal=(1, 0, 0), flat=2.4),
@@ -256,7 +256,7 @@ def _heart() -> Iterator[Structure]:
     veins = (*tube(((28, -2, -52), (40, 3, -50)), 7), *tube(((-22, -2, -54), (-36, 0, -52)), 7))
     yield Structure("left_atrium", "blood", (inner["left_atrium"], *veins), 6)
     yield Structure("left_ventricle", "myocardium", (inner["left_ventricle"],))
-    chamber, outflow = ball(LEFT_VENTRICLE - 8 * axes[:, 0], (40, 20, 20), axes), tube(((4, -30, -66), (22, -36, -76)), 13)
+    chamber, outflow = ball(LEFT_VENTRICLE - 8 * axes[:, 0], (43, 23, 22), axes), tube(((4, -30, -66), (22, -36, -76)), 13)
     yield Structure("left_chamber", "blood", (chamber, *outflow), 6)
     papillary = [LEFT_VENTRICLE + np.array([(22, 0, s), (4, 0, 0.8 * s)]) @ axes.T for s in (-9, 9)]
     yield Structure("papillary_muscles", "myocardium", [p for ends in papillary for p in tube(ends, 4)])
@@ -328,7 +328,7 @@ LANDMARKS: dict[str, tuple[float, float, float]] = {
     "spinal_canal_at_carina": (0, float(spine_at(0.0)[[0, 2]].sum()) + 8.5, 0),
     "aortic_arch_top": (12.5, -17.5, 47.5),
     "pulmonary_bifurcation": (22, -31, -18),
-    "heart_apex": tuple(LEFT_VENTRICLE + 48 * heart_frame()[:, 0]),
+    "heart_apex": tuple(LEFT_VENTRICLE + 52 * heart_frame()[:, 0]),
     "xiphoid_tip": (0, -116, -126),
     "liver_dome": (-66, -8, -102),
     "t10_vertebral_body": (0, 45, -126),
