@@ -71,8 +71,9 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def tiny_model(modality: tuple[str, ...] = ("ct", "mr"), seed: int = 0) -> Model:
-    """A narrow compact network with random weights, and its card."""
-    card = ModelCard("tiny", "Tiny", "compact", modality, ("chest",), "Apache-2.0", "none", network=TINY)
+    """A narrow compact network with random weights, and its card; it sees soft tissue in high contrast."""
+    intensity = Intensity(ct_knots=((-100, -2), (200, 2)))
+    card = ModelCard("tiny", "Tiny", "compact", modality, ("chest",), "Apache-2.0", "none", network=TINY, intensity=intensity)
     return Model(randomised(Compact(**{k: tuple(v) if isinstance(v, list) else v for k, v in TINY.items()}), seed), card)
 
 

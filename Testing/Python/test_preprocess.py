@@ -251,6 +251,6 @@ def test_gaps_of_the_skin_are_closed_over_six_millimetres() -> None:
     image = np.full((9, 40, 40), -1000, dtype=np.float32)
     image[:, 4:36, 4:36] = 50
     image[:, 12:28, 12:28] = -850
-    image[:, 4:12, 19:21] = -850  # a slit of 4 mm at 2 mm voxels, of 12 mm at 6 mm voxels
+    image[:, 4:12, 19:22] = -850  # a slit of 6 mm at 2 mm voxels, of 18 mm at 6 mm voxels
     assert body_mask(image, "ct", 2.0)[4, 20, 20]
     assert not body_mask(image, "ct", 6.0)[4, 20, 20]

@@ -23,7 +23,9 @@ from .errors import InputError
 Status = Literal["defined", "undefined", "missing"]
 Position = tuple[float, float, float]
 
-MARKUPS_SCHEMA = "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
+MARKUPS_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
+)
 ORIENTATION_LPS = [-1.0, -0.0, -0.0, -0.0, -1.0, -0.0, 0.0, 0.0, 1.0]  # the identity of the RAS frame, as Slicer writes it
 TO_LPS = {"RAS": (-1, -1, 1), "0": (-1, -1, 1), "LPS": (1, 1, 1), "1": (1, 1, 1)}  # numbers: the enumeration of older versions
 UNITS_MM = {"mm": 1.0, "um": 0.001}
@@ -317,7 +319,9 @@ def _parse_fcsv_row(row: list[str], columns: tuple[str, ...], signs: Sequence[in
     if columns == FCSV_COLUMNS and len(row) > FCSV_STATUS_COLUMN:
         names: dict[str, Status] = {str(number): name for name, number in STATUS_NUMBERS.items()}
         status = names.get(row[FCSV_STATUS_COLUMN].strip(), "undefined" if row[FCSV_STATUS_COLUMN].strip() == "1" else "defined")
-    x, y, z = (sign * _number(cells.get(axis, ""), axis, line) if status == "defined" else 0.0 for axis, sign in zip("xyz", signs, strict=False))
+    x, y, z = (
+        sign * _number(cells.get(axis, ""), axis, line) if status == "defined" else 0.0 for axis, sign in zip("xyz", signs, strict=False)
+    )
     return Point(
         label=cells.get("label", ""),
         position_lps=(x, y, z) if status == "defined" else None,

@@ -12,6 +12,7 @@ from ..geometry import FloatArray
 from ..options import MatchOptions
 from .confidence import Calibration, Status, features, judge
 from .fixed_point import match_fixed_points
+from .guide import search_region
 from .nearest import find_peaks
 from .similarity import Searchable
 from .templates import combine
@@ -24,7 +25,8 @@ class Match:
     """One landmark in one target.
 
     ``point_lps`` (3,) mm is the best position even when the verdict is "absent"; ``similarity`` the fused cosine there; ``margin`` to the best
-    other place; ``cycle_mm`` how far the way back misses the start; ``confidence`` the calibrated probability that the error is under 10 mm
+    other place; ``cycle_mm`` how far the way back misses the start; ``spread_mm`` how much the scans' common anchors around disagree
+    (infinite: none near); ``confidence`` the calibrated probability that the error is under 10 mm
     (NaN without calibration); ``note`` why a method failed.
     """
 
@@ -33,6 +35,7 @@ class Match:
     coarse: float
     margin: float
     cycle_mm: float
+    spread_mm: float
     confidence: float
     status: Status
     note: str = ""
@@ -54,15 +57,17 @@ def match_points(
     _check(exemplars, target)
     if len(exemplars[0][1]) == 0:
         return []
-    peaks = find_peaks(combine([scan.query(points) for scan, points in exemplars]), target, options.exact)
+    query = combine([scan.query(points) for scan, points in exemplars])
+    centre, radius, spread = search_region(exemplars, target)
+    peaks = find_peaks(query, target, exhaustive=True) if options.exact else find_peaks(query, target, near=(centre, radius))
     found, notes = peaks.points_lps, [""] * len(peaks.points_lps)
     if options.method == "fixed-point":
         found, notes = _fixed_points(exemplars, target, options, found)
     cycle = np.mean([_cycle(scan, points, target, found, options) for scan, points in exemplars], axis=0)
-    confidence, status = judge(features(peaks.similarity, peaks.coarse, peaks.margin, cycle), calibration)
+    confidence, status = judge(features(peaks.similarity, peaks.coarse, peaks.margin, cycle, spread), calibration)
     status = ["uncertain" if note and s == "found" else s for note, s in zip(notes, status, strict=True)]
-    values = zip(found, peaks.similarity, peaks.coarse, peaks.margin, cycle, confidence, status, notes, strict=True)
-    return [Match(p, float(a), float(b), float(c), float(d), float(e), s, n) for p, a, b, c, d, e, s, n in values]
+    figures = np.stack([peaks.similarity, peaks.coarse, peaks.margin, cycle, spread, confidence], axis=1).tolist()
+    return [Match(point, *row, verdict, note) for point, row, verdict, note in zip(found, figures, status, notes, strict=True)]
 
 
 def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: FloatArray, options: MatchOptions) -> FloatArray:

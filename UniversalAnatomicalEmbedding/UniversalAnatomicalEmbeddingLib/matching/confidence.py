@@ -10,7 +10,8 @@ import numpy as np
 from ..geometry import FloatArray
 
 Status = Literal["found", "uncertain", "absent"]
-FEATURES = ("similarity", "coarse", "margin", "log_cycle")
+FEATURES = ("similarity", "coarse", "margin", "log_cycle", "log_spread")
+LARGEST_SPREAD_MM = 60.0
 FOUND_PROBABILITY = 0.5
 UNCALIBRATED_CYCLE_MM = 10.0
 
@@ -32,9 +33,10 @@ class Calibration:
         return None if values is None else Calibration(tuple(values["correct"]), tuple(values["present"]), float(values["absent_below"]))
 
 
-def features(similarity: FloatArray, coarse: FloatArray, margin: FloatArray, cycle_mm: FloatArray) -> FloatArray:
-    """Feature matrix (N, 4) in the order of :data:`FEATURES`."""
-    return np.stack([similarity, coarse, margin, np.log1p(cycle_mm)], axis=1)
+def features(similarity: FloatArray, coarse: FloatArray, margin: FloatArray, cycle_mm: FloatArray, spread_mm: FloatArray) -> FloatArray:
+    """Feature matrix (N, 5) in the order of :data:`FEATURES`; an infinite spread (no anchors near) counts as 60 mm."""
+    spread = np.minimum(spread_mm, LARGEST_SPREAD_MM)
+    return np.stack([similarity, coarse, margin, np.log1p(cycle_mm), np.log1p(spread)], axis=1)
 
 
 def probability(x: FloatArray, model: tuple[float, ...]) -> FloatArray:

@@ -54,14 +54,14 @@ def _match_one(point: FloatArray, anchors: FloatArray, template: Searchable, tar
     return FixedPoint(position, len(pairs), residual)
 
 
-def local_map(source: FloatArray, destination: FloatArray, point: FloatArray) -> tuple[FloatArray, float]:
+def local_map(source: FloatArray, destination: FloatArray, point: FloatArray, falloff_mm: float = 10.0) -> tuple[FloatArray, float]:
     """Where the pairs (N, 3) -> (N, 3) carry ``point`` (3,), and their root mean square residual in mm.
 
-    Weighted affine fit with Huber weights, pairs near the point counting more, its linear part drawn towards the identity so that few
+    Weighted affine fit with Huber weights, pairs nearer to the point than ``falloff_mm`` counting more, its linear part drawn towards the identity so that few
     or coplanar anchors stay well posed.
     """
     distance = np.linalg.norm(source - point, axis=1)
-    base = 1.0 / (1.0 + (distance / 10.0) ** 2)
+    base = 1.0 / (1.0 + (distance / falloff_mm) ** 2)
     weight = base
     for _ in range(8):
         share = weight / weight.sum()

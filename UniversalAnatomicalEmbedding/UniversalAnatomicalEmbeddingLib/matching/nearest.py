@@ -32,19 +32,23 @@ class Peaks:
     margin: FloatArray
 
 
-def find_peaks(query: Query, target: Searchable, exhaustive: bool = False) -> Peaks:
+def find_peaks(query: Query, target: Searchable, exhaustive: bool = False, near: tuple[FloatArray, FloatArray] | None = None) -> Peaks:
     """The most similar body cell of ``target`` for each query, with its sub-cell position.
 
-    ``exhaustive`` scores every cell; otherwise only the fine cells under the most promising coarse cells.
+    ``exhaustive`` scores every cell; otherwise only the fine cells under the most promising coarse cells. ``near``: expected positions (Q, 3)
+    LPS mm and radii (Q,) within which the answer must lie; an infinite radius leaves the query free.
     """
-    chunks = [query[i : i + QUERIES_AT_ONCE] for i in range(0, len(query), QUERIES_AT_ONCE)]
-    cell, offset, similarity, coarse, margin = (
-        torch.cat(p).double().cpu().numpy() for p in zip(*(_search(c, target, exhaustive) for c in chunks), strict=True)
-    )
+    parts = []
+    for start in range(0, len(query), QUERIES_AT_ONCE):
+        rows = slice(start, start + QUERIES_AT_ONCE)
+        parts.append(_search(query[rows], target, exhaustive, None if near is None else (near[0][rows], near[1][rows])))
+    cell, offset, similarity, coarse, margin = (torch.cat(p).double().cpu().numpy() for p in zip(*parts, strict=True))
     return Peaks(cell.astype(np.int64), target.embedding.fine_grid.index_to_world(cell + offset), similarity, coarse, margin)
 
 
-def _search(query: Query, target: Searchable, exhaustive: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _search(
+    query: Query, target: Searchable, exhaustive: bool, near: tuple[FloatArray, FloatArray] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Best cell (Q, 3), sub-cell offset (Q, 3), and at that cell: similarity, coarse similarity, margin to the second mode (Q,)."""
     coarse = target.coarse_scores(query)
     if exhaustive:
@@ -56,14 +60,50 @@ def _search(query: Query, target: Searchable, exhaustive: bool) -> tuple[Tensor,
     scores = scores.masked_fill(~target.body[target.flat(cells)], -1.0)
     similarity, at = scores.max(dim=1)
     best = cells[torch.arange(len(query)), at]
-    near = neighbourhood().to(target.device) + best[:, None]
-    size = torch.tensor(target.shape, device=target.device)
-    around = target.scores_at(query, coarse, torch.minimum(near.clamp(min=0), size - 1))
-    cell_mm = torch.as_tensor(target.embedding.fine_grid.spacing_xyz[::-1].copy(), device=target.device)
-    far = ((cells - best[:, None]) * cell_mm).square().sum(-1) > SECOND_MODE_MM**2
+    if near is not None:
+        best, similarity = _best_within(query, target, coarse, near, best, similarity)
+    far = ((cells - best[:, None]) * _cell_mm(target)).square().sum(-1) > SECOND_MODE_MM**2
     second = scores.masked_fill(~far, -1.0).max(dim=1).values
     at_peak = target.interpolate_coarse(coarse, best[:, None])[:, 0]
-    return best, peak_offset(around), similarity, at_peak, similarity - second
+    return best, refine(query, target, coarse, best) - best, similarity, at_peak, similarity - second
+
+
+def _best_within(
+    query: Query, target: Searchable, coarse: Tensor, near: tuple[FloatArray, FloatArray], best: Tensor, similarity: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Best body cell and its similarity within each query's radius of its expected position; the given ones where the radius is infinite
+    or holds no body cell."""
+    centre = torch.from_numpy(target.embedding.fine_grid.world_to_index(near[0]).copy()).to(target.device)
+    radius = torch.from_numpy(np.asarray(near[1], dtype=np.float64)).to(target.device)
+    bounded = torch.isfinite(radius)
+    if not bounded.any():
+        return best, similarity
+    reach = (radius[bounded].max() / _cell_mm(target)).ceil().int().tolist()
+    cube = torch.cartesian_prod(*(torch.arange(-r, r + 1, device=target.device) for r in reach))
+    cells = centre.round().long()[:, None] + cube
+    inside = ((cells >= 0) & (cells < torch.tensor(target.shape, device=target.device))).all(-1)
+    cells = torch.minimum(cells.clamp(min=0), torch.tensor(target.shape, device=target.device) - 1)
+    inside &= ((cells - centre[:, None]) * _cell_mm(target)).square().sum(-1) <= radius[:, None] ** 2
+    scores = target.scores_at(query, coarse, cells).masked_fill(~(inside & target.body[target.flat(cells)]), -1.0)
+    local, at = scores.max(dim=1)
+    use = bounded & (local > -1.0)
+    return torch.where(use[:, None], cells[torch.arange(len(query)), at], best), torch.where(use, local, similarity)
+
+
+def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor) -> Tensor:
+    """Continuous cell index (Q, 3) of the similarity peak at or beside integer ``cells`` (Q, 3): one step uphill, then between cells."""
+    size = torch.tensor(target.shape, device=target.device)
+    offsets = neighbourhood().to(target.device)
+    for _ in range(2):
+        near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
+        around = target.scores_at(query, coarse, near)
+        cells = near[torch.arange(len(query)), around.masked_fill(~target.body[target.flat(near)], -1.0).argmax(1)]
+    near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
+    return cells + peak_offset(target.scores_at(query, coarse, near))
+
+
+def _cell_mm(target: Searchable) -> Tensor:
+    return torch.as_tensor(target.embedding.fine_grid.spacing_xyz[::-1].copy(), device=target.device)
 
 
 def _promising(coarse: Tensor, target: Searchable) -> Tensor:

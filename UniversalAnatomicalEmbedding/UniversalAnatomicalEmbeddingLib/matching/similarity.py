@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -35,7 +37,7 @@ class Searchable:
     """An embedding arranged for repeated search on one device.
 
     ``rows`` (cells, C) float16 descriptors, ``coarse`` (z, y, x, C') float32, ``block_cells`` (blocks, n, 3) the fine cells under each coarse
-    cell, ``block_used`` (blocks,) whether any of them lies in the body.
+    cell, ``block_used`` (blocks,) whether any of them lies in the body. ``guides`` remembers what was worked out once per template scan.
     """
 
     def __init__(self, embedding: Embedding, device: str = "cpu") -> None:
@@ -50,6 +52,7 @@ class Searchable:
         cells = blocks[:, None] * torch.tensor(ratio, device=device) + inner
         self.block_cells = torch.minimum(cells, torch.tensor(self.shape, device=device) - 1)
         self.block_used = self.body[self.flat(self.block_cells)].any(1)
+        self.guides: WeakKeyDictionary[Searchable, Any] = WeakKeyDictionary()
 
     def flat(self, cells: Tensor) -> Tensor:
         """Row numbers of integer cells (..., 3)."""
@@ -83,12 +86,21 @@ class Searchable:
 
     def interpolate_coarse(self, coarse: Tensor, cells: Tensor) -> Tensor:
         """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border."""
+        where = self.coarse_coordinates(cells)[:, None, None]
+        return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
+
+    def coarse_coordinates(self, cells: Tensor) -> Tensor:
+        """Integer fine cells (..., 3) as normalised (x, y, z) coordinates of the coarse grid, for ``grid_sample``."""
         fine_stride = torch.tensor(self.embedding.fine_stride, device=self.device)
         coarse_stride = torch.tensor(self.embedding.coarse_stride, device=self.device)
-        size = torch.tensor(coarse.shape[1:], device=self.device)
+        size = torch.tensor(self.coarse.shape[:3], device=self.device)
         at = (cells * fine_stride + (fine_stride - 1) / 2 - (coarse_stride - 1) / 2) / coarse_stride
-        where = ((2 * at + 1) / size - 1).flip(-1)[:, None, None]
-        return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
+        return ((2 * at + 1) / size - 1).flip(-1)
+
+    def lattice(self, step: int) -> Tensor:
+        """Body cells (K, 3) on every ``step``-th index of each axis."""
+        cells = _lattice([-(-n // step) for n in self.shape], str(self.device)) * step
+        return cells[self.body[self.flat(cells)]]
 
 
 def _lattice(shape: Sequence[int], device: str) -> Tensor:

@@ -1,0 +1,63 @@
+"""Calibrated probabilities and the verdict found, uncertain or absent."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES, UNCALIBRATED_CYCLE_MM, Calibration, features, judge, probability
+
+# The first feature decides correctness, the second presence; both at 0.
+BY_SIGN = Calibration(correct=(10.0, 0.0, 0.0, 0.0, 0.0), present=(0.0, 10.0, 0.0, 0.0, 0.0), absent_below=0.5)
+
+
+def row(similarity: float = 0.0, coarse: float = 0.0, margin: float = 0.0, cycle_mm: float = 0.0) -> np.ndarray:
+    return features(*(np.array([v]) for v in (similarity, coarse, margin, cycle_mm)))
+
+
+def test_features_are_named_in_their_order_and_the_cycle_is_logarithmic() -> None:
+    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle")
+    np.testing.assert_allclose(row(0.1, 0.2, 0.3, np.e - 1), [[0.1, 0.2, 0.3, 1.0]])
+
+
+def test_probability_by_hand() -> None:
+    x = np.array([[1.0, 2.0], [0.0, 0.0], [-1.0, 0.5]])
+    expected = [1 / (1 + np.exp(-(0.5 - 2.0 + 0.25))), 1 / (1 + np.exp(-0.25)), 1 / (1 + np.exp(-(-0.5 - 0.5 + 0.25)))]
+    np.testing.assert_allclose(probability(x, (0.5, -1.0, 0.25)), expected)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "coarse", "status"),
+    [(1.0, 1.0, "found"), (-1.0, 1.0, "uncertain"), (1.0, -1.0, "absent"), (-1.0, -1.0, "absent"), (0.0, 0.0, "found")],
+)
+def test_status_follows_presence_first_and_correctness_then(similarity: float, coarse: float, status: str) -> None:
+    confidence, found = judge(row(similarity, coarse), BY_SIGN)
+    assert found == [status]
+    assert confidence[0] == pytest.approx(1 / (1 + np.exp(-10 * similarity)))
+
+
+def test_absence_threshold_is_the_calibrated_one() -> None:
+    x = row(1.0, 0.0)
+    for threshold, status in ((0.49, "found"), (0.51, "absent")):
+        assert judge(x, Calibration(BY_SIGN.correct, BY_SIGN.present, threshold))[1] == [status]
+
+
+def test_rows_are_judged_one_by_one() -> None:
+    x = np.concatenate([row(1, 1), row(-1, 1), row(1, -1)])
+    confidence, status = judge(x, BY_SIGN)
+    assert status == ["found", "uncertain", "absent"]
+    assert confidence.shape == (3,)
+
+
+def test_without_calibration_the_cycle_decides_and_nothing_is_absent() -> None:
+    x = np.concatenate([row(cycle_mm=0.0), row(cycle_mm=UNCALIBRATED_CYCLE_MM), row(cycle_mm=UNCALIBRATED_CYCLE_MM + 0.1), row(-1, -1, -1, 900)])
+    confidence, status = judge(x, None)
+    assert np.isnan(confidence).all()
+    assert status == ["found", "found", "uncertain", "uncertain"]
+
+
+def test_calibration_from_a_model_card() -> None:
+    assert Calibration.from_card(None) is None
+    stored = json.loads(json.dumps({"correct": [1, 2, 3, 4, 5], "present": [5, 4, 3, 2, 1], "absent_below": 0.25}))
+    assert Calibration.from_card(stored) == Calibration((1, 2, 3, 4, 5), (5, 4, 3, 2, 1), 0.25)

@@ -1,0 +1,104 @@
+"""Nearest-neighbour search: the right cell, only in the body, with an honest margin and a position between the cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_similarity import ORIGIN, inner_points, restated, synthetic
+from UniversalAnatomicalEmbeddingLib.matching.nearest import QUERIES_AT_ONCE, SECOND_MODE_MM, find_peaks
+from UniversalAnatomicalEmbeddingLib.matching.similarity import Query
+
+
+def test_pruned_search_finds_the_cell_of_the_exhaustive_one() -> None:
+    cells = (32, 36, 40)
+    template = synthetic(cells=cells, channels=24)
+    target = synthetic(lambda p: p * 1.06 + 3.0 * np.sin(p[:, ::-1] / 30), cells=cells, channels=24)
+    assert int(target.block_used.sum()) > 4 * 160, "with so few blocks nothing would be pruned"
+    query = template.query(inner_points(1000, 1, 4.0, template))
+    pruned, whole = find_peaks(query, target), find_peaks(query, target, exhaustive=True)
+    same = (pruned.cell == whole.cell).all(axis=1)
+    assert same.mean() >= 0.99
+    np.testing.assert_allclose(pruned.points_lps[same], whole.points_lps[same], atol=1e-3)
+    np.testing.assert_allclose(pruned.similarity[same], whole.similarity[same], atol=1e-5)
+    assert (pruned.margin >= whole.margin - 1e-5)[same].all()
+
+
+def test_exhaustive_search_is_the_argmax_of_the_restated_similarity() -> None:
+    target = synthetic(heads=3)
+    query = target.query(inner_points(20, 2))
+    scores = restated(query, target).reshape(20, -1)
+    peaks = find_peaks(query, target, exhaustive=True)
+    np.testing.assert_array_equal(peaks.cell, np.stack(np.unravel_index(scores.argmax(1), target.shape), axis=1))
+    np.testing.assert_allclose(peaks.similarity, scores.max(1), atol=2e-5)
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_cells_outside_the_body_are_never_returned(exhaustive: bool) -> None:
+    body = np.zeros((20, 24, 28), dtype=bool)
+    body[4:14, 6:18, 3:12] = np.random.default_rng(0).random((10, 12, 9)) < 0.3
+    target = synthetic(body=body)
+    points = inner_points(200, 3)
+    there = target.embedding.fine_grid.world_to_index(points).round().astype(int)
+    assert not body[tuple(there.T)].all(), "some queries must lie outside the body"
+    peaks = find_peaks(synthetic().query(points), target, exhaustive)
+    assert body[tuple(peaks.cell.T)].all()
+
+
+@pytest.mark.parametrize("shape", [{}, {"cells": (24, 24, 12), "fine_stride": (1, 2, 4), "coarse_stride": (4, 8, 16)}])
+def test_margin_is_against_the_best_cell_beyond_the_second_mode_distance(shape: dict) -> None:
+    rng = np.random.default_rng(4)
+    body = rng.random(shape.get("cells", (20, 24, 28))) < 0.8
+    target = synthetic(body=body, **shape)
+    query = target.query(inner_points(30, 5, scan=target))
+    peaks = find_peaks(query, target, exhaustive=True)
+    where = target.embedding.fine_grid.index_to_world(np.indices(target.shape).reshape(3, -1).T)
+    scores = np.where(body.ravel(), restated(query, target).reshape(30, -1), -1)
+    for row, cell, margin in zip(scores, peaks.cell, peaks.margin, strict=True):
+        best = np.ravel_multi_index(cell, target.shape)
+        far = np.linalg.norm(where - where[best], axis=1) > SECOND_MODE_MM
+        assert margin == pytest.approx(row.max() - row[far].max(), abs=3e-5)
+        assert margin > 3 * (row.max() - np.sort(row)[-2]), "a neighbouring cell is no second mode"
+
+
+def test_margin_vanishes_where_the_scan_shows_the_same_thing_twice() -> None:
+    def folded(points: np.ndarray) -> np.ndarray:
+        return np.hstack([np.abs(points[:, :1] - 2.0), points[:, 1:]])
+
+    target, template = synthetic(folded, cells=(16, 16, 28)), synthetic(cells=(16, 16, 28), origin=(0.0, -45.0, -30.0))
+    peaks = find_peaks(template.query([[30.0, -20.0, 0.0], [3.0, -20.0, 0.0]]), target, exhaustive=True)
+    assert abs(peaks.margin[0]) < 0.02
+    assert peaks.margin[1] > 0.1
+
+
+def test_coarse_similarity_is_reported_at_the_peak() -> None:
+    target = synthetic()
+    query = target.query(inner_points(10, 6))
+    peaks = find_peaks(query, target)
+    coarse_only = restated(query, target) * 2 - np.einsum("qc,zyxc->qzyx", query.fine.numpy(), target.embedding.fine.astype(np.float32))
+    at_peak = [one[tuple(c)] for one, c in zip(coarse_only, peaks.cell, strict=True)]
+    np.testing.assert_allclose(peaks.coarse, at_peak, atol=5e-5)
+
+
+def test_a_batch_gives_what_each_query_gives_alone() -> None:
+    target = synthetic(lambda p: p + 2.0 * np.sin(p / 25))
+    query = synthetic().query(inner_points(QUERIES_AT_ONCE * 2 + 5, 7))
+    batch = find_peaks(query, target)
+    alone = [find_peaks(query[i : i + 1], target) for i in range(len(query))]
+    np.testing.assert_array_equal(batch.cell, np.concatenate([p.cell for p in alone]))
+    for name in ("points_lps", "similarity", "coarse", "margin"):
+        np.testing.assert_allclose(getattr(batch, name), np.concatenate([getattr(p, name) for p in alone]), atol=1e-4)
+
+
+def test_positions_are_much_finer_than_a_cell_and_unbiased() -> None:
+    """The target's cells lie elsewhere than the template's, so that no answer is right by falling on a cell."""
+    template, target = synthetic(), synthetic(origin=(ORIGIN[0] + 1.3, ORIGIN[1] - 0.7, ORIGIN[2] + 0.4))
+    points = inner_points(300, 8)
+    query = template.query(points)
+    peaks = find_peaks(query, target, exhaustive=True)
+    on_cells = np.linalg.norm(target.embedding.fine_grid.index_to_world(peaks.cell) - points, axis=1)
+    error = peaks.points_lps - points
+    assert on_cells.mean() > 1.7
+    assert np.linalg.norm(error, axis=1).mean() < 0.8
+    assert np.abs(error.mean(axis=0)).max() < 0.1
+    fine_only = find_peaks(Query(query.fine, 0 * query.coarse), target, exhaustive=True)
+    assert np.linalg.norm(fine_only.points_lps - points, axis=1).mean() < 0.3

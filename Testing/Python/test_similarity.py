@@ -1,0 +1,182 @@
+"""Fused similarity against a plain numpy restatement. The synthetic scans of all matching tests are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from UniversalAnatomicalEmbeddingLib.embedding import Embedding
+from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.matching.similarity import Query, Searchable
+
+Points = NDArray[np.float64]
+ORIGIN = (-60.0, -45.0, -30.0)
+
+
+def field(points: Points, channels: int, length_mm: float, seed: int) -> Points:
+    """Unit descriptors (N, channels) as a smooth known function of position; their cosine depends only on how two positions differ."""
+    waves = np.random.default_rng(seed).standard_normal((3, channels // 2)) / length_mm
+    phase = points @ waves
+    return np.hstack([np.cos(phase), np.sin(phase)]) / np.sqrt(channels // 2)
+
+
+def synthetic(
+    to_template: Callable[[Points], Points] = lambda points: points,
+    cells: tuple[int, int, int] = (20, 24, 28),
+    fine_stride: tuple[int, int, int] = (2, 2, 2),
+    coarse_stride: tuple[int, int, int] = (8, 8, 8),
+    origin: tuple[float, float, float] = ORIGIN,
+    heads: int = 2,
+    body: NDArray[np.bool_] | None = None,
+    channels: int = 32,
+    seed: int = 0,
+    model_id: str = "synthetic-1",
+    name: str = "scan",
+) -> Searchable:
+    """A scan whose point p looks like the template's point ``to_template(p)``, embedded without any network."""
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = origin
+    z, y, x = (n * s for n, s in zip(cells, fine_stride, strict=True))
+    grid = Grid((z, y, x), affine)
+
+    def described(cell_grid: Grid, length_mm: float, number: int) -> NDArray[np.float16]:
+        where = cell_grid.index_to_world(np.indices(cell_grid.shape_zyx).reshape(3, -1).T)
+        values = field(to_template(where), channels, length_mm, 10 * seed + number)
+        return values.reshape(*cell_grid.shape_zyx, channels).astype(np.float16)
+
+    fine = [described(grid.cells(fine_stride), length, number) for number, length in ((1, 14.0), (3, 25.0))[: heads - 1]]
+    return Searchable(
+        Embedding(
+            fine=np.concatenate(fine, axis=3),
+            coarse=described(grid.cells(coarse_stride), 40.0, 2),
+            body=np.ones(cells, dtype=bool) if body is None else body,
+            grid=grid,
+            fine_stride=fine_stride,
+            coarse_stride=coarse_stride,
+            heads=heads,
+            model_id=model_id,
+            name=name,
+        )
+    )
+
+
+def inner_points(n: int, seed: int, margin_mm: float = 16.0, scan: Searchable | None = None) -> Points:
+    """Random continuous positions of a synthetic scan, away from its border."""
+    corners = (scan or synthetic()).embedding.grid.corners()
+    return np.random.default_rng(seed).uniform(corners.min(0) + margin_mm, corners.max(0) - margin_mm, (n, 3))
+
+
+def restated(query: Query, scan: Searchable) -> NDArray[np.float32]:
+    """Fused similarity (Q, Z, Y, X) in plain numpy: cosine per head, the coarse one interpolated as a scalar, mean of the heads."""
+    e = scan.embedding
+    index = np.indices(scan.shape)
+    at = [
+        (index[a] * fine + (fine - 1) / 2 - (coarse - 1) / 2) / coarse
+        for a, (fine, coarse) in enumerate(zip(e.fine_stride, e.coarse_stride, strict=True))
+    ]
+    total = np.einsum("qc,zyxc->qzyx", query.fine.numpy(), e.fine.astype(np.float32))
+    for one, small in zip(total, np.einsum("qc,zyxc->qzyx", query.coarse.numpy(), e.coarse.astype(np.float32)), strict=True):
+        one += ndimage.map_coordinates(small, at, order=1, mode="nearest")
+    return total / e.heads
+
+
+VARIANTS = {
+    "two heads": {},
+    "semantic head": {"heads": 3},
+    "unequal strides": {"cells": (12, 16, 20), "fine_stride": (1, 2, 4), "coarse_stride": (4, 4, 16)},
+    "ragged border": {"cells": (18, 21, 23)},
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def scan(request: pytest.FixtureRequest) -> Searchable:
+    return synthetic(**request.param)
+
+
+@pytest.fixture
+def query(scan: Searchable) -> Query:
+    return scan.query(inner_points(5, 1, 8.0, scan))
+
+
+def test_full_scores_equal_the_restatement(scan: Searchable, query: Query) -> None:
+    np.testing.assert_allclose(scan.full_scores(query).numpy(), restated(query, scan), atol=2e-5)
+
+
+def test_scores_at_cells_equal_full_scores_there(scan: Searchable, query: Query) -> None:
+    cells = np.random.default_rng(2).integers(0, scan.shape, (5, 300, 3))
+    cells[:, :2] = [[0, 0, 0], np.array(scan.shape) - 1]
+    found = scan.scores_at(query, scan.coarse_scores(query), torch.from_numpy(cells))
+    full = scan.full_scores(query).numpy()
+    np.testing.assert_allclose(found.numpy(), np.stack([one[tuple(c.T)] for one, c in zip(full, cells, strict=True)]), atol=2e-5)
+
+
+def test_every_head_counts_the_same() -> None:
+    scan = synthetic(heads=3)
+    point = inner_points(1, 3, scan=scan)
+    whole = scan.query(point)
+    parts = [whole.fine[:, :32], whole.fine[:, 32:], whole.coarse]
+    assert [round(float(part.norm()), 4) for part in parts] == [1.0, 1.0, 1.0]
+    silent = torch.zeros_like(parts[0])
+    shares = [
+        Query(torch.cat([parts[0], silent], 1), torch.zeros_like(whole.coarse)),
+        Query(torch.cat([silent, parts[1]], 1), torch.zeros_like(whole.coarse)),
+        Query(torch.cat([silent, silent], 1), whole.coarse),
+    ]
+    best = [float(scan.full_scores(share).max()) for share in shares]
+    assert best == pytest.approx([1 / 3, 1 / 3, 1 / 3], abs=0.02)
+
+
+def test_coarse_cosine_is_interpolated_as_a_number() -> None:
+    """Interpolating the coarse vectors and making them unit length again, as published, would give higher scores between rough cells."""
+    rng = np.random.default_rng(4)
+    smooth = synthetic()
+    rough = rng.standard_normal(smooth.embedding.coarse.shape)
+    rough /= np.linalg.norm(rough, axis=3, keepdims=True)
+    e = smooth.embedding
+    scan = Searchable(Embedding(e.fine, rough.astype(np.float16), e.body, e.grid, e.fine_stride, e.coarse_stride, 2, "m", "rough"))
+    query = Query(torch.zeros(1, 32), torch.from_numpy(rough[2, 2, 2].astype(np.float32))[None])
+    cell = (np.array([2, 2, 2]) * 4 + [1, 2, 3]).tolist()
+    found = float(scan.full_scores(query)[0][tuple(cell)]) * 2
+    fraction = (np.array(cell) + 0.5) / 4 - 0.5 - [1, 2, 2]
+    at = np.array([1, 2, 2])
+    corners = [(np.where(c, fraction, 1 - fraction).prod(), rough[tuple(at + c)]) for c in np.ndindex(2, 2, 2)]
+    vector = sum(weight * value for weight, value in corners)
+    scalar = sum(weight * (value @ rough[2, 2, 2]) for weight, value in corners)
+    assert found == pytest.approx(scalar, abs=1e-3)
+    assert abs(vector @ rough[2, 2, 2] / np.linalg.norm(vector) - found) > 0.05
+
+
+def test_query_at_a_cell_centre_is_the_descriptor_of_the_cell() -> None:
+    scan = synthetic()
+    cell = (7, 11, 4)
+    query = scan.query(scan.embedding.fine_grid.index_to_world(cell))
+    np.testing.assert_allclose(query.fine[0].numpy(), scan.embedding.fine[cell], atol=1e-3)
+    assert float(scan.full_scores(query)[0].argmax()) == np.ravel_multi_index(cell, scan.shape)
+
+
+def test_blocks_hold_every_cell_under_its_own_coarse_cell(scan: Searchable) -> None:
+    e = scan.embedding
+    where = e.fine_grid.index_to_world(scan.block_cells.flatten(0, 1).numpy())
+    centres = e.coarse_grid.index_to_world(np.indices(e.coarse.shape[:3]).reshape(3, -1).T)
+    apart = np.abs(where.reshape(len(centres), -1, 3) - centres[:, None])
+    assert (apart <= np.array(e.coarse_stride[::-1])).all()
+    assert set(scan.flat(scan.block_cells).flatten().tolist()) == set(range(len(scan.rows)))
+
+
+def test_only_blocks_with_a_body_cell_are_used() -> None:
+    body = np.zeros((20, 24, 28), dtype=bool)
+    body[5, 9, 14] = body[19, 23, 27] = True
+    scan = synthetic(body=body)
+    used = np.argwhere(scan.block_used.reshape(scan.coarse.shape[:3]).numpy())
+    assert used.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_a_query_slices_like_a_sequence(scan: Searchable, query: Query) -> None:
+    part = query[1:3]
+    assert len(part) == 2
+    assert torch.equal(part.fine, query.fine[1:3])
+    assert torch.equal(part.coarse, query.coarse[1:3])

@@ -1,0 +1,116 @@
+"""What a pair of scans agrees on as a whole, used to keep single matches from straying.
+
+Points spread over the template's body are matched to the target and back on coarse lattices. Those that return, and move like their
+neighbours, say where any other point must roughly be (the stable points of SAME, Liu et al., used locally).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..geometry import FloatArray
+from .fixed_point import local_map
+from .nearest import refine
+from .similarity import Query, Searchable
+
+LATTICE_STEP_MM = 16.0
+MOST_ANCHORS = 1500
+RETURN_MM = 12.0
+NEIGHBOURS = 12
+STRAY_MM = 20.0
+SUPPORT = 16
+REACH_MM = 90.0
+AT_ONCE = 128
+SMALLEST_RADIUS_MM = 8.0
+LARGEST_RADIUS_MM = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """Anchors (K, 3) of the template and their places (K, 3) in the target, LPS mm."""
+
+    source: FloatArray
+    destination: FloatArray
+
+    def predict(self, points_lps: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Where points (N, 3) should be: positions (N, 3), and how far the anchors around disagree, in mm (inf: too few anchors near)."""
+        position, spread = np.array(points_lps, dtype=np.float64), np.full(len(points_lps), np.inf)
+        if len(self.source) < SUPPORT:
+            return position, spread
+        distance, near = cKDTree(self.source).query(points_lps, k=SUPPORT)
+        for i, point in enumerate(np.asarray(points_lps, dtype=np.float64)):
+            if distance[i, SUPPORT // 2] <= REACH_MM:
+                position[i], spread[i] = local_map(self.source[near[i]], self.destination[near[i]], point, falloff_mm=40.0)
+        return position, spread
+
+
+def guide_between(template: Searchable, target: Searchable) -> Guide:
+    """The guide of a pair of scans, made at the first question and remembered as long as both scans are."""
+    if template not in target.guides:
+        target.guides[template] = build_guide(template, target)
+    return target.guides[template]
+
+
+def search_region(exemplars: Sequence[tuple[Searchable, FloatArray]], target: Searchable) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Where each of N landmarks must lie: centres (N, 3) LPS mm, radii (N,) and the disagreement of the anchors (N,) in mm, of the exemplar whose
+    anchors agree best; infinite where no exemplar has enough anchors near."""
+    predicted = [guide_between(scan, target).predict(points) for scan, points in exemplars]
+    spread = np.stack([s for _, s in predicted])
+    best = spread.argmin(axis=0)
+    centre = np.stack([p for p, _ in predicted])[best, np.arange(len(best))]
+    least = spread[best, np.arange(len(best))]
+    radius = np.where(np.isfinite(least), np.clip(2 * least + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM), np.inf)
+    return centre, radius, least
+
+
+def build_guide(template: Searchable, target: Searchable) -> Guide:
+    """Match a lattice of body points forth and back, keep what returns and moves with its neighbours."""
+    source = _spread_points(template)
+    destination = coarse_match(template.query(source), target)
+    back = coarse_match(target.query(destination), template)
+    kept = np.linalg.norm(back - source, axis=1) <= RETURN_MM
+    source, destination = source[kept], destination[kept]
+    for _ in range(2):
+        if len(source) <= NEIGHBOURS:
+            break
+        _, near = cKDTree(source).query(source, k=NEIGHBOURS + 1)
+        shift = destination - source
+        stray = np.linalg.norm(shift - np.median(shift[near[:, 1:]], axis=1), axis=1)
+        source, destination = source[stray <= STRAY_MM], destination[stray <= STRAY_MM]
+    return Guide(source, destination)
+
+
+def coarse_match(query: Query, target: Searchable) -> FloatArray:
+    """Best places (Q, 3) LPS mm on every second cell of the target's body, then refined among the cells around."""
+    lattice = target.lattice(2)
+    rows = target.rows[target.flat(lattice)].float()
+    best = []
+    for start in range(0, len(query), AT_ONCE):
+        part = query[start : start + AT_ONCE]
+        coarse = target.coarse_scores(part)
+        scores = part.fine @ rows.T + _coarse_at(coarse, lattice, target)
+        best.append(refine(part, target, coarse, lattice[scores.argmax(1)]))
+    index = torch.cat(best).double().cpu().numpy()
+    return target.embedding.fine_grid.index_to_world(index)
+
+
+def _coarse_at(coarse: Tensor, cells: Tensor, target: Searchable) -> Tensor:
+    """Coarse scores (Q, z, y, x) at the same cells (K, 3) for all queries: (Q, K)."""
+    where = target.coarse_coordinates(cells)[None, None, None]
+    return F.grid_sample(coarse[None], where, align_corners=False, padding_mode="border")[0, :, 0, 0]
+
+
+def _spread_points(scan: Searchable) -> FloatArray:
+    """Body points (N, 3) LPS mm on a regular lattice, at most 1500."""
+    step = max(1, round(LATTICE_STEP_MM / float(scan.embedding.fine_grid.spacing_xyz[0])))
+    cells = scan.lattice(step).cpu().numpy()
+    if len(cells) > MOST_ANCHORS:
+        cells = cells[np.random.default_rng(0).permutation(len(cells))[:MOST_ANCHORS]]
+    return scan.embedding.fine_grid.index_to_world(cells)
