@@ -95,7 +95,7 @@ def _query(session, template, points, target, truth, labels, options) -> tuple[N
     if not labels:
         return np.empty((0, len(FEATURES))), np.empty(0, bool), np.empty(0, bool)
     matches = session.match(template, np.array([points[k] for k in labels]), target, options)
-    x = features(*(np.array([getattr(m, f) for m in matches]) for f in ("similarity", "coarse", "margin", "cycle_mm")))
+    x = features(*(np.array([getattr(m, f) for m in matches]) for f in ("similarity", "coarse", "margin", "cycle_mm", "spread_mm")))
     present = np.array([inside[k] for k in labels])
     correct = np.array([inside[k] and np.linalg.norm(m.point_lps - truth[k]) <= 10.0 for k, m in zip(labels, matches, strict=True)])
     return x, present, correct

@@ -14,8 +14,9 @@ Method = Literal["nn", "fixed-point"]
 class MatchOptions:
     """How points are matched.
 
-    ``method``: "nn", the most similar cell, or "fixed-point", a local map through anchors that return to themselves (UAE section 3.4). ``exact`` scores every
-    cell instead of the promising ones. Fixed points: anchors within ``anchor_reach`` cells on each axis, kept when they return within
+    ``method``: "nn", the most similar cell near where the common anchors of both scans put it, or "fixed-point", a local map through anchors
+    that return to themselves (UAE section 3.4). ``exact``: the plain rule instead, the most similar cell of the whole scan (SAM section 3.3).
+    Fixed points: anchors up to ``anchor_reach`` steps of ``anchor_spacing_mm`` away on each axis, kept when they return within
     ``return_mm`` and lie within ``anchor_mm`` of the query.
     """
 
