@@ -18,7 +18,9 @@ from UniversalAnatomicalEmbeddingLib.volume import Volume
 TINY = {"widths": [16, 16, 16, 16], "blocks": [1, 1, 1], "fine_channels": 16, "coarse_channels": 16}
 
 
-def make_affine(angles: tuple[float, ...], spacing: tuple[float, ...], shear: tuple[float, ...] = (0, 0, 0), mirrored: bool = False) -> np.ndarray:
+def make_affine(
+    angles: tuple[float, ...], spacing: tuple[float, ...], shear: tuple[float, ...] = (0, 0, 0), mirrored: bool = False
+) -> np.ndarray:
     """Index (x, y, z, 1) to LPS: rotated, sheared (gantry tilt is one of the three), unequal spacing, first axis flipped where mirrored."""
     affine = np.eye(4)
     tilt = np.eye(3)

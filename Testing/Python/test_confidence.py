@@ -6,19 +6,32 @@ import json
 
 import numpy as np
 import pytest
-from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES, UNCALIBRATED_CYCLE_MM, Calibration, features, judge, probability
+from UniversalAnatomicalEmbeddingLib.matching.confidence import (
+    FEATURES,
+    LARGEST_SPREAD_MM,
+    UNCALIBRATED_CYCLE_MM,
+    Calibration,
+    features,
+    judge,
+    probability,
+)
 
 # The first feature decides correctness, the second presence; both at 0.
-BY_SIGN = Calibration(correct=(10.0, 0.0, 0.0, 0.0, 0.0), present=(0.0, 10.0, 0.0, 0.0, 0.0), absent_below=0.5)
+BY_SIGN = Calibration(correct=(10.0, 0.0, 0.0, 0.0, 0.0, 0.0), present=(0.0, 10.0, 0.0, 0.0, 0.0, 0.0), absent_below=0.5)
 
 
-def row(similarity: float = 0.0, coarse: float = 0.0, margin: float = 0.0, cycle_mm: float = 0.0) -> np.ndarray:
-    return features(*(np.array([v]) for v in (similarity, coarse, margin, cycle_mm)))
+def row(similarity: float = 0.0, coarse: float = 0.0, margin: float = 0.0, cycle_mm: float = 0.0, spread_mm: float = 0.0) -> np.ndarray:
+    return features(*(np.array([v]) for v in (similarity, coarse, margin, cycle_mm, spread_mm)))
 
 
-def test_features_are_named_in_their_order_and_the_cycle_is_logarithmic() -> None:
-    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle")
-    np.testing.assert_allclose(row(0.1, 0.2, 0.3, np.e - 1), [[0.1, 0.2, 0.3, 1.0]])
+def test_features_are_named_in_their_order_and_distances_are_logarithmic() -> None:
+    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle", "log_spread")
+    np.testing.assert_allclose(row(0.1, 0.2, 0.3, np.e - 1, np.e**2 - 1), [[0.1, 0.2, 0.3, 1.0, 2.0]])
+
+
+def test_no_anchors_near_count_as_the_largest_spread() -> None:
+    np.testing.assert_array_equal(row(spread_mm=np.inf), row(spread_mm=LARGEST_SPREAD_MM))
+    assert np.isfinite(row(spread_mm=np.inf)).all()
 
 
 def test_probability_by_hand() -> None:
@@ -51,7 +64,8 @@ def test_rows_are_judged_one_by_one() -> None:
 
 
 def test_without_calibration_the_cycle_decides_and_nothing_is_absent() -> None:
-    x = np.concatenate([row(cycle_mm=0.0), row(cycle_mm=UNCALIBRATED_CYCLE_MM), row(cycle_mm=UNCALIBRATED_CYCLE_MM + 0.1), row(-1, -1, -1, 900)])
+    cycles = (0.0, UNCALIBRATED_CYCLE_MM, UNCALIBRATED_CYCLE_MM + 0.1)
+    x = np.concatenate([*(row(cycle_mm=c) for c in cycles), row(-1, -1, -1, 900, 99)])
     confidence, status = judge(x, None)
     assert np.isnan(confidence).all()
     assert status == ["found", "found", "uncertain", "uncertain"]
@@ -59,5 +73,5 @@ def test_without_calibration_the_cycle_decides_and_nothing_is_absent() -> None:
 
 def test_calibration_from_a_model_card() -> None:
     assert Calibration.from_card(None) is None
-    stored = json.loads(json.dumps({"correct": [1, 2, 3, 4, 5], "present": [5, 4, 3, 2, 1], "absent_below": 0.25}))
-    assert Calibration.from_card(stored) == Calibration((1, 2, 3, 4, 5), (5, 4, 3, 2, 1), 0.25)
+    stored = json.loads(json.dumps({"correct": [1, 2, 3, 4, 5, 6], "present": [6, 5, 4, 3, 2, 1], "absent_below": 0.25}))
+    assert Calibration.from_card(stored) == Calibration((1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), 0.25)

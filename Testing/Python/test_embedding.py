@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, Probe, affines, probe_model, randomised, tiny_model, tissue, tissue_volume
 from UniversalAnatomicalEmbeddingLib import embedding as module
+from UniversalAnatomicalEmbeddingLib.catalogue import Model
 from UniversalAnatomicalEmbeddingLib.embedding import Embedding, crop_to_body, embed_image, embed_volume, interpolate, pad_to_multiple
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
@@ -99,7 +101,7 @@ def test_part_of_a_scan_gives_the_same_descriptors_at_the_same_world_points() ->
     points = grid.index_to_world(index)
     for a, b in zip(whole.descriptors(points), cut.descriptors(points), strict=True):
         assert (a * b).sum(1).min() > 0.9999
-    moved = cut.descriptors(points + [2, 0, 0])[0]
+    moved = cut.descriptors(points + np.array([2, 0, 0]))[0]
     assert (whole.descriptors(points)[0] * moved).sum(1).mean() < 0.999, "one voxel off would be noticed"
 
 
@@ -203,7 +205,9 @@ def test_stored_maps_are_those_of_the_network() -> None:
 def test_running_out_of_memory_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     tried, embed = [], module._embed_tiled
 
-    def little_memory(image: np.ndarray, network: Embedder, device: str, core: tuple[int, int, int], *rest: object) -> dict[str, np.ndarray]:
+    def little_memory(
+        image: np.ndarray, network: Embedder, device: str, core: tuple[int, int, int], *rest: object
+    ) -> dict[str, np.ndarray]:
         tried.append(core)
         if max(core) > 64:
             raise torch.OutOfMemoryError("too much")
@@ -257,11 +261,9 @@ def test_points_beyond_the_scan_are_not_contained(tiny: Embedding) -> None:
 
 def captured(volume: Volume, intensity: Intensity, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """The image that the network is given."""
-    model, images = tiny_model(), []
-    object.__setattr__(model.card, "intensity", intensity)
-    real = module.embed_image
+    model, images, real = tiny_model(), [], module.embed_image
     monkeypatch.setattr(module, "embed_image", lambda image, *rest: images.append(image) or real(image, *rest))
-    embed_volume(volume, model)
+    embed_volume(volume, Model(model.network, replace(model.card, intensity=intensity)))
     return images[0]
 
 
@@ -279,10 +281,15 @@ def test_network_sees_the_scaling_of_the_modality_and_air_beyond_the_scan(modali
 
 def test_spacing_of_the_model_is_used() -> None:
     model = tiny_model()
-    object.__setattr__(model.card, "spacing_mm", 4.0)
-    embedding = embed_volume(tissue_volume((32, 32, 64)), model)
+    embedding = embed_volume(tissue_volume((32, 32, 64)), Model(model.network, replace(model.card, spacing_mm=4.0)))
     assert embedding.grid.shape_zyx == (16, 16, 32)
     np.testing.assert_array_equal(embedding.grid.spacing_xyz, [4, 4, 4])
+
+
+def test_scan_of_unknown_modality_is_refused() -> None:
+    scan = tissue_volume()
+    with pytest.raises(ValueError, match="modality of scan is not known"):
+        embed_volume(Volume(scan.array, scan.grid, None, "scan"), tiny_model())
 
 
 def test_body_marks_the_cells_inside_the_patient() -> None:

@@ -33,7 +33,9 @@ def test_index_to_world_and_back_is_exact(affine: np.ndarray, index: list[tuple[
 
 def test_index_is_z_y_x_and_world_is_x_y_z() -> None:
     grid = Grid((2, 3, 4), [[1, 0, 0, 100], [0, 2, 0, 200], [0, 0, 3, 300], [0, 0, 0, 1]])
-    np.testing.assert_array_equal(grid.index_to_world([[1, 0, 0], [0, 1, 0], [0, 0, 1]]), [[100, 200, 303], [100, 202, 300], [101, 200, 300]])
+    np.testing.assert_array_equal(
+        grid.index_to_world([[1, 0, 0], [0, 1, 0], [0, 0, 1]]), [[100, 200, 303], [100, 202, 300], [101, 200, 300]]
+    )
     np.testing.assert_array_equal(grid.world_to_index([[101, 204, 309]]), [[3, 2, 1]])
 
 
@@ -98,6 +100,13 @@ def test_axis_aligned_grid_by_hand() -> None:
     aligned = Grid((3, 5, 10), np.diag([1.0, 1.0, 4.0, 1.0])).axis_aligned(2.0)
     assert aligned.shape_zyx == (6, 3, 5)
     np.testing.assert_array_equal(aligned.affine[:3, 3], [0.5, 0.5, -1])
+
+
+def test_rounding_adds_no_slab_to_the_axis_aligned_grid() -> None:
+    for origin in np.random.default_rng(0).uniform(-1000, 1000, (200, 3)):
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[:3, 3] = origin
+        assert Grid((40, 50, 60), affine).axis_aligned(2.0).shape_zyx == (40, 50, 60)
 
 
 @QUICK

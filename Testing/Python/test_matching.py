@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
-from test_similarity import inner_points, synthetic
+from test_similarity import ORIGIN, inner_points, synthetic
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching import Calibration, match_points
+from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
+from UniversalAnatomicalEmbeddingLib.matching.guide import (
+    LARGEST_RADIUS_MM,
+    REACH_MM,
+    SMALLEST_RADIUS_MM,
+    SUPPORT,
+    Guide,
+    build_guide,
+    guide_between,
+    search_region,
+)
 from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 
@@ -17,7 +30,8 @@ FIXED = MatchOptions(method="fixed-point", exact=True, anchor_reach=1)
 
 def always(correct: bool, present: bool) -> Calibration:
     """A calibration that answers the same whatever it sees."""
-    return Calibration((0.0, 0.0, 0.0, 0.0, 9.0 if correct else -9.0), (0.0, 0.0, 0.0, 0.0, 9.0 if present else -9.0), 0.5)
+    weights = (0.0,) * len(FEATURES)
+    return Calibration((*weights, 9.0 if correct else -9.0), (*weights, 9.0 if present else -9.0), 0.5)
 
 
 def shifted(name: str = "target", **changes: object):
@@ -113,6 +127,105 @@ def test_one_exemplar_with_fixed_points_is_enough() -> None:
     assert np.linalg.norm(alone.point_lps - POINTS[0] - SHIFT) < 1.0
 
 
+# --- what the scans agree on as a whole -----------------------------------------------------------------------------------------------
+
+
+def warped(points: np.ndarray) -> np.ndarray:
+    return points * 1.05 + 2.0 * np.sin(points[:, [2, 0, 1]] / 25) - SHIFT
+
+
+def test_anchors_of_a_guide_are_where_a_known_map_puts_them() -> None:
+    template, target = synthetic(), synthetic(warped, name="target")
+    guide = build_guide(template, target)
+    body = template.embedding.contains(guide.source)
+    error = np.linalg.norm(warped(guide.destination) - guide.source, axis=1)
+    assert body.all()
+    assert len(guide.source) == len(guide.destination) > 60
+    assert np.median(error) < 1.5
+    assert np.mean(error < 5) > 0.9
+
+
+def test_anchors_lie_in_the_body_of_both_scans() -> None:
+    upper, left = np.zeros((2, 20, 24, 28), dtype=bool)
+    upper[6:] = True
+    left[:, :, :20] = True
+    guide = build_guide(synthetic(body=upper), synthetic(body=left))
+    assert len(guide.source) > 30
+    assert guide.source[:, 2].min() >= ORIGIN[2] + 2 * 12 - 1
+    assert guide.destination[:, 0].max() <= ORIGIN[0] + 2 * 40 + 3
+
+
+def test_a_guide_predicts_from_the_anchors_around_and_ignores_strays() -> None:
+    rng = np.random.default_rng(2)
+    source = rng.uniform(-60, 60, (400, 3))
+    destination = source * 1.1 + SHIFT
+    destination[::9] += rng.uniform(30, 60, (len(destination[::9]), 3))
+    position, spread = Guide(source, destination).predict(POINTS)
+    assert np.linalg.norm(position - POINTS * 1.1 - SHIFT, axis=1).max() < 4
+    assert (spread < 15).all()
+    exact, none = Guide(source, source + SHIFT).predict(POINTS)
+    np.testing.assert_allclose(exact, POINTS + SHIFT, atol=1e-6)
+    np.testing.assert_allclose(none, 0, atol=1e-6)
+
+
+def test_a_guide_knows_nothing_with_few_anchors_or_far_from_them() -> None:
+    source = np.random.default_rng(3).uniform(-20, 20, (SUPPORT, 3))
+    far = np.array([[0.0, 0.0, 0.0], [REACH_MM + 30.0, 0.0, 0.0]])
+    assert np.isinf(Guide(source[1:], source[1:]).predict(far)[1]).all()
+    assert np.isinf(Guide(source[:0], source[:0]).predict(far)[1]).all()
+    assert np.isfinite(Guide(source, source).predict(far)[1]).tolist() == [True, False]
+
+
+def test_a_guide_is_made_once_and_forgotten_with_its_template() -> None:
+    template, target = synthetic(), shifted()
+    assert guide_between(template, target) is guide_between(template, target)
+    assert list(target.guides) == [template]
+    del template
+    gc.collect()
+    assert len(target.guides) == 0
+
+
+def test_the_search_region_is_that_of_the_exemplar_whose_anchors_agree_best() -> None:
+    good, foreign, target = synthetic(), synthetic(seed=9, name="foreign"), shifted()
+    alone = search_region([(good, POINTS)], target)
+    centre, radius, spread = search_region([(foreign, POINTS), (good, POINTS)], target)
+    np.testing.assert_allclose(centre, alone[0])
+    np.testing.assert_allclose(spread, alone[2])
+    assert np.linalg.norm(centre - POINTS - SHIFT, axis=1).max() < 3
+    np.testing.assert_allclose(radius, np.clip(2 * spread + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM))
+
+
+def test_without_common_anchors_the_search_is_free_and_the_spread_infinite() -> None:
+    tiny = np.zeros((20, 24, 28), dtype=bool)
+    tiny[8:12, 8:12, 8:12] = True
+    template, target = synthetic(body=tiny), shifted()
+    points = inner_points(2, 4, 36.0)
+    assert np.isinf(search_region([(template, points)], target)[1]).all()
+    for match, point in zip(match_points([(template, points)], target), points, strict=True):
+        assert match.spread_mm == np.inf
+        assert np.linalg.norm(match.point_lps - point - SHIFT) < 2
+
+
+def test_a_perfect_copy_far_away_does_not_win_over_the_right_place() -> None:
+    """The plain rule falls for a copy; the anchors of the rest of the body know better."""
+    point = np.array([-22.0, -18.0, 2.0])
+    copy = np.array([22.0, 20.0, 26.0])
+
+    def deceiving(points: np.ndarray) -> np.ndarray:
+        shown = points.copy()
+        shown[np.linalg.norm(points - point, axis=1) < 14] += 300.0  # like nothing in the template
+        near_copy = np.linalg.norm(points - copy, axis=1) < 16
+        shown[near_copy] += point - copy
+        return shown
+
+    template, target = synthetic(), synthetic(deceiving, name="deceiving")
+    [plain] = match_points([(template, point)], target, MatchOptions(exact=True))
+    [guided] = match_points([(template, point)], target)
+    assert np.linalg.norm(plain.point_lps - copy) < 6
+    assert np.linalg.norm(guided.point_lps - point) < LARGEST_RADIUS_MM
+    assert guided.margin < 0 < plain.margin
+
+
 # --- verdicts -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -128,9 +241,9 @@ def test_the_calibration_decides_the_status(calibration: Calibration, status: st
 
 
 def test_confidence_uses_the_features_of_the_match() -> None:
-    calibration = Calibration((1.0, 2.0, -1.0, 0.5, 0.1), (0.0, 0.0, 0.0, 0.0, 1.0), 0.1)
+    calibration = Calibration((1.0, 2.0, -1.0, 0.5, -0.3, 0.1), always(True, True).present, 0.1)
     for m in match_points([(synthetic(), POINTS)], shifted(), None, calibration):
-        logit = m.similarity + 2 * m.coarse - m.margin + 0.5 * np.log1p(m.cycle_mm) + 0.1
+        logit = m.similarity + 2 * m.coarse - m.margin + 0.5 * np.log1p(m.cycle_mm) - 0.3 * np.log1p(m.spread_mm) + 0.1
         assert m.confidence == pytest.approx(1 / (1 + np.exp(-logit)))
 
 

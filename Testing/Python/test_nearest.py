@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from test_similarity import ORIGIN, inner_points, restated, synthetic
-from UniversalAnatomicalEmbeddingLib.matching.nearest import QUERIES_AT_ONCE, SECOND_MODE_MM, find_peaks
+from UniversalAnatomicalEmbeddingLib.matching.nearest import QUERIES_AT_ONCE, SECOND_MODE_MM, find_peaks, refine
 from UniversalAnatomicalEmbeddingLib.matching.similarity import Query
 
 
@@ -102,3 +103,69 @@ def test_positions_are_much_finer_than_a_cell_and_unbiased() -> None:
     assert np.abs(error.mean(axis=0)).max() < 0.1
     fine_only = find_peaks(Query(query.fine, 0 * query.coarse), target, exhaustive=True)
     assert np.linalg.norm(fine_only.points_lps - points, axis=1).mean() < 0.3
+
+
+# --- an expected place ----------------------------------------------------------------------------------------------------------------
+
+
+def test_with_an_expected_place_the_answer_is_the_best_body_cell_within_its_radius() -> None:
+    body = np.random.default_rng(9).random((20, 24, 28)) < 0.7
+    target = synthetic(body=body)
+    points = inner_points(40, 10)
+    query = target.query(points)
+    centre, radius = points + np.random.default_rng(11).uniform(-14, 14, points.shape), np.linspace(6, 20, 40)
+    cells = find_peaks(query, target, near=(centre, radius)).cell
+    where = target.embedding.fine_grid.index_to_world(np.indices(target.shape).reshape(3, -1).T)
+    for scores, cell, place, reach in zip(restated(query, target).reshape(40, -1), cells, centre, radius, strict=True):
+        allowed = body.ravel() & (np.linalg.norm(where - place, axis=1) <= reach)
+        assert np.ravel_multi_index(cell, target.shape) == np.where(allowed, scores, -2).argmax()
+
+
+def test_without_a_radius_or_a_body_cell_in_it_the_search_is_free() -> None:
+    body = np.ones((20, 24, 28), dtype=bool)
+    body[:, :, 20:] = False
+    target = synthetic(body=body)
+    points = inner_points(3, 12, 30.0)
+    query = target.query(points)
+    empty = target.embedding.fine_grid.index_to_world([10, 12, 26])[0]
+    free = find_peaks(query, target)
+    bound = find_peaks(query, target, near=(np.stack([points[0], empty, points[2] + 12]), np.array([np.inf, 8.0, 8.0])))
+    np.testing.assert_array_equal(bound.cell[:2], free.cell[:2])
+    np.testing.assert_allclose(bound.points_lps[:2], free.points_lps[:2], atol=1e-4)
+    assert (bound.cell[2] != free.cell[2]).any()
+
+
+def test_the_expected_place_decides_between_two_that_look_the_same() -> None:
+    def folded(points: np.ndarray) -> np.ndarray:
+        return np.hstack([np.abs(points[:, :1] - 2.0), points[:, 1:]])
+
+    target, template = synthetic(folded, cells=(16, 16, 28)), synthetic(cells=(16, 16, 28), origin=(0.0, -45.0, -30.0))
+    query = template.query([[30.0, -20.0, 0.0]])
+    for x in (32.0, -28.0):
+        place = np.array([[x, -20.0, 0.0]])
+        found = find_peaks(query, target, near=(place + 3.0, np.array([12.0])))
+        assert np.linalg.norm(found.points_lps - place) < 1.5
+        assert abs(found.margin[0]) < 0.02
+
+
+def test_refining_walks_up_to_the_peak_beside_the_cell_and_stays_in_the_body() -> None:
+    target = synthetic()
+    cells = np.array([[9, 12, 10], [12, 8, 18]])
+    query = target.query(target.embedding.fine_grid.index_to_world(cells))
+    coarse = target.coarse_scores(query)
+    for step in ([0, 0, 0], [1, 0, -1], [2, -2, 0]):
+        np.testing.assert_allclose(refine(query, target, coarse, torch.from_numpy(cells + step)).numpy(), cells, atol=0.2)
+    body = np.ones((20, 24, 28), dtype=bool)
+    body[tuple(cells.T)] = False
+    elsewhere = synthetic(body=body)
+    beside = refine(query, elsewhere, coarse, torch.from_numpy(cells + [1, 0, 0])).numpy()
+    assert (np.abs(beside - cells).max(axis=1) >= 0.5).all(), "the peak itself lies outside the body"
+
+
+def test_refining_at_the_border_stays_within_half_a_cell_of_the_scan() -> None:
+    target = synthetic()
+    corners = np.array([[0, 0, 0], np.array(target.shape) - 1])
+    query = target.query(target.embedding.fine_grid.index_to_world(corners))
+    index = refine(query, target, target.coarse_scores(query), torch.from_numpy(corners)).numpy()
+    assert (index >= -0.5).all()
+    assert (index <= np.array(target.shape) - 0.5).all()

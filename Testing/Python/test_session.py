@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -15,6 +16,7 @@ from UniversalAnatomicalEmbeddingLib.cache import Cache, cache_key
 from UniversalAnatomicalEmbeddingLib.catalogue import Model
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 from UniversalAnatomicalEmbeddingLib.progress import Cancelled
 from UniversalAnatomicalEmbeddingLib.session import Session, choose_device
@@ -71,9 +73,7 @@ def test_known_modality_is_kept(embedded: list[Volume]) -> None:
     ],
     ids=["stated", "guessed", "projection", "one slice"],
 )
-def test_scan_that_the_model_cannot_take_is_refused(
-    embedded: list[Volume], modality: tuple[str, ...], volume: Volume, words: str
-) -> None:
+def test_scan_that_the_model_cannot_take_is_refused(embedded: list[Volume], modality: tuple[str, ...], volume: Volume, words: str) -> None:
     with pytest.raises(InputError, match=words):
         Session(tiny_model(modality), "cpu").embed(volume)
     assert embedded == []
@@ -129,6 +129,12 @@ def test_another_scan_or_modality_is_embedded_anew(tmp_path: Path, embedded: lis
     for volume in (scan, tissue_volume((16, 16, 16), seed=1), Volume(scan.array, scan.grid, "mr")):
         session.embed(volume)
     assert len(embedded) == 3 and len(Cache(tmp_path).entries()) == 3
+
+
+def test_other_weights_under_the_same_card_are_not_taken_from_the_cache(tmp_path: Path, embedded: list[Volume]) -> None:
+    volume = tissue_volume((16, 16, 16))
+    first, second = (Session(tiny_model(seed=s), "cpu", Cache(tmp_path)).embed(volume).embedding for s in (0, 1))
+    assert len(embedded) == 2 and not np.array_equal(first.fine, second.fine)
 
 
 def test_damaged_entry_is_made_anew(tmp_path: Path, embedded: list[Volume]) -> None:
@@ -236,11 +242,9 @@ def test_no_points_give_no_matches() -> None:
 
 
 def test_calibration_of_the_model_gives_the_confidence() -> None:
-    plain = tiny_model()
-    model = Model(plain.network, plain.card)
-    values = {"correct": [0, 0, 0, 0, 1.0], "present": [0, 0, 0, 0, 5.0], "absent_below": 0.5}
-    object.__setattr__(model, "card", module.replace(plain.card, calibration=values))
-    for session, expected in ((Session(plain, "cpu"), np.nan), (Session(model, "cpu"), 1 / (1 + np.exp(-1)))):
+    plain, values = tiny_model(), {"correct": [0.0] * len(FEATURES) + [1.0], "present": [0.0] * len(FEATURES) + [5.0], "absent_below": 0.5}
+    calibrated = Model(plain.network, replace(plain.card, calibration=values))
+    for session, expected in ((Session(plain, "cpu"), np.nan), (Session(calibrated, "cpu"), 1 / (1 + np.exp(-1)))):
         scan = session.embed(blobs())
         match = session.match(scan, scan.embedding.fine_grid.index_to_world([(8, 9, 10)]), scan)[0]
         np.testing.assert_allclose(match.confidence, expected)
