@@ -44,14 +44,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="weights file; its card is rewritten with the calibration")
     parser.add_argument("--scans", type=Path, required=True, help="folder of CT scans, NAME.mrk.json beside those with landmarks")
-    parser.add_argument("--elsewhere", default="sts*_ct.nii.gz", help="scans of the folder that show no trunk: every trunk landmark is absent")
+    parser.add_argument(
+        "--elsewhere", default="sts*_ct.nii.gz", help="scans of the folder that show no trunk: every trunk landmark is absent"
+    )
     parser.add_argument("--catalogue", type=Path, help="catalogue.json beside --model to update")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     model = load_model(args.model)
     samples = collect(Session(model, args.device), args.scans, args.elsewhere, MatchOptions())
     calibration = fit(samples)
-    card = replace(model.card, calibration={"correct": calibration.correct, "present": calibration.present, "absent_below": calibration.absent_below})
+    card = replace(
+        model.card, calibration={"correct": calibration.correct, "present": calibration.present, "absent_below": calibration.absent_below}
+    )
     save_model(Model(model.network, card), args.model)
     if args.catalogue:
         register(card, args.model, args.catalogue)

@@ -92,20 +92,18 @@ def _add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def _match(args: argparse.Namespace) -> int:
-    from .volume import read_volume
-
     points = _landmarks(args)
     names = _result_names([args.template, *args.target])
     session = _session(args, use_cache=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    template = replace(read_volume(args.template, _modality(args)), name=names[0])
+    template = replace(_read(args.template, args), name=names[0])
     with _bar("template") as progress:
         prepared = session.embed(template, progress)
     wanted = np.array([p.position_lps for p in points])
     targets, matches, failures = [], [], 0
     for path, name in zip(args.target, names[1:], strict=True):
         try:
-            target = replace(read_volume(path, _modality(args)), name=name)
+            target = replace(_read(path, args), name=name)
             with _bar(name) as progress:
                 found = session.match(prepared, wanted, session.embed(target, progress), MatchOptions(method=args.method))
         except InputError as error:
@@ -125,13 +123,11 @@ def _match(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from .volume import read_volume
-
     session = _session(args, use_cache=True)
     failures = 0
     for path in args.images:
         try:
-            volume = read_volume(path, _modality(args))
+            volume = _read(path, args)
             with _bar(volume.name) as progress:
                 scan = session.embed(volume, progress).embedding
         except InputError as error:
@@ -185,9 +181,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from .volume import guess_modality, read_volume
+    from .volume import guess_modality
 
-    volume = read_volume(args.image, _modality(args))
+    volume = _read(args.image, args)
     grid = volume.grid
     guessed = "" if volume.modality else " (guessed)"
     low, high = float(volume.array.min()), float(volume.array.max())
@@ -274,6 +270,16 @@ def _cache(args: argparse.Namespace):
     from .cache import Cache, default_folder
 
     return Cache(args.cache or default_folder())
+
+
+def _read(path: str, args: argparse.Namespace) -> Any:
+    """Read a scan; FOLDER#UID names one series of a DICOM folder that holds several."""
+    from .volume import read_volume
+
+    folder, _, series = path.rpartition("#")
+    if folder and not Path(path).exists():
+        return read_volume(folder, _modality(args), series)
+    return read_volume(path, _modality(args))
 
 
 def _modality(args: argparse.Namespace) -> Any:

@@ -142,7 +142,9 @@ def _choose(folder: Path, slices: list[_Slice], damaged: list[Path], series: str
             raise InputError(f"The folder {folder} holds no series {series}. It holds: {listing}.")
         return groups[series]
     if len(groups) > 1:
-        raise InputError(f"The folder {folder} holds {len(groups)} DICOM series; pass series=UID to choose one: {listing}.")
+        raise InputError(
+            f"The folder {folder} holds {len(groups)} DICOM series; choose one with series=UID (command line: FOLDER#UID): {listing}."
+        )
     return slices
 
 
