@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
+
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, scale_intensity
 from UniversalAnatomicalEmbeddingLib.volume import read_volume
 

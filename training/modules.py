@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning as L
 import torch
 from torch import Generator, Tensor
+
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 
 from .augment import cut_view, to_patient

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from samples import OBLIQUE, tiny_model
+
 from UniversalAnatomicalEmbeddingLib.cache import ARRAYS, Cache, cache_key, default_folder
 from UniversalAnatomicalEmbeddingLib.embedding import Embedding
 from UniversalAnatomicalEmbeddingLib.geometry import Grid

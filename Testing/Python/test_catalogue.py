@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from samples import TINY, randomised, tiny_model
+
 from UniversalAnatomicalEmbeddingLib import catalogue as module
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network, catalogue, load_model, save_model, sha256
 from UniversalAnatomicalEmbeddingLib.errors import InputError

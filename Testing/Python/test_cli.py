@@ -13,6 +13,7 @@ import pytest
 from matplotlib.image import imread
 from samples import tiny_model
 from scipy import ndimage
+
 from UniversalAnatomicalEmbeddingLib import catalogue
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, save_model, sha256
 from UniversalAnatomicalEmbeddingLib.cli import main

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from UniversalAnatomicalEmbeddingLib.matching.confidence import (
     FEATURES,
     LARGEST_SPREAD_MM,

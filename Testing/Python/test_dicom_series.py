@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
+
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.volume import Volume, from_sitk, read_volume
 
@@ -121,7 +122,7 @@ def test_gap_is_located(tmp_path: Path) -> None:
 def test_choice_between_series(tmp_path: Path) -> None:
     write_series(tmp_path / "one")
     write_series(tmp_path / "two", VOXELS[:3] + 1, UPRIGHT[:3], uid=HEAD, t0008_0060="MR")
-    message = refused(tmp_path, "2 DICOM series; pass series=UID")
+    message = refused(tmp_path, "2 DICOM series; choose one with series=UID")
     assert f"{CHEST} 'series 1' (CT, 5 slices)" in message and f"{HEAD} 'series 2' (MR, 3 slices)" in message
     head = read_volume(tmp_path, series=HEAD)
     np.testing.assert_array_equal(head.array, VOXELS[:3] + 1)

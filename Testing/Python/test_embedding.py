@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, Probe, affines, probe_model, randomised, tiny_model, tissue, tissue_volume
+
 from UniversalAnatomicalEmbeddingLib import embedding as module
 from UniversalAnatomicalEmbeddingLib.catalogue import Model
 from UniversalAnatomicalEmbeddingLib.embedding import Embedding, crop_to_body, embed_image, embed_volume, interpolate, pad_to_multiple

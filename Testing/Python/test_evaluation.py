@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_similarity import synthetic
+
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.evaluation import (
     IDENTITY_POINTS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_similarity import Points, inner_points, synthetic
+
 from UniversalAnatomicalEmbeddingLib.matching.fixed_point import FEWEST_ANCHORS, local_map, match_fixed_points
 from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
 from UniversalAnatomicalEmbeddingLib.matching.similarity import Searchable

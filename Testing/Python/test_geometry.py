@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, affines, make_affine, to_world
+
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 
 QUICK = settings(max_examples=60, deadline=None)

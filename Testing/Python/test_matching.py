@@ -7,6 +7,7 @@ import gc
 import numpy as np
 import pytest
 from test_similarity import ORIGIN, inner_points, synthetic
+
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching import Calibration, match_points
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_similarity import ORIGIN, inner_points, restated, synthetic
+
 from UniversalAnatomicalEmbeddingLib.matching.nearest import QUERIES_AT_ONCE, SECOND_MODE_MM, find_peaks, refine
 from UniversalAnatomicalEmbeddingLib.matching.similarity import Query
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder, unit_length
 from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
+
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.phantom import Patient, canonical_coordinates, demo_pair, landmarks, make_patient, render

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.points import Point, PointList, read_points, write_points
 

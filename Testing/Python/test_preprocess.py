@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, affines, make_affine
+
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, mr_limits, scale_intensity, to_canonical
 from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume

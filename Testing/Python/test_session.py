@@ -11,6 +11,7 @@ import pytest
 import torch
 from samples import probe_model, tiny_model, tissue, tissue_volume
 from scipy import ndimage
+
 from UniversalAnatomicalEmbeddingLib import session as module
 from UniversalAnatomicalEmbeddingLib.cache import Cache, cache_key
 from UniversalAnatomicalEmbeddingLib.catalogue import Model

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+
 from UniversalAnatomicalEmbeddingLib.embedding import Embedding
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching.similarity import Query, Searchable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from test_similarity import inner_points, synthetic
+
 from UniversalAnatomicalEmbeddingLib.matching.templates import combine
 
 

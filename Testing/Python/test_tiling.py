@@ -7,6 +7,7 @@ import math
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from UniversalAnatomicalEmbeddingLib.tiling import Size, Tile, plan_tiles
 
 QUICK = settings(max_examples=80, deadline=None)

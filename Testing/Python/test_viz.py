@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
+
 from UniversalAnatomicalEmbeddingLib.evaluation import Outcome
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching import Match

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.volume import (
     Volume,

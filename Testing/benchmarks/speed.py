@@ -22,7 +22,7 @@ def torso(shape_zyx: tuple[int, int, int], spacing_mm: float) -> Volume:
     """A CT-like int16 volume with a body that fills most of it, so that nothing is saved by cropping."""
     rng = np.random.default_rng(0)
     array = np.full(shape_zyx, -1000, dtype=np.int16)
-    z, y, x = shape_zyx
+    _, y, x = shape_zyx
     body = array[:, y // 12 : -(y // 12), x // 12 : -(x // 12)]
     body[:] = 40
     for _ in range(200):
