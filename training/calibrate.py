@@ -28,6 +28,7 @@ CLEARLY_OUTSIDE_MM = 15.0
 KEPT_SHARES = ((0.0, 0.6), (0.4, 1.0))
 TRUNK_ONLY = ("carina", "bronch", "aorta", "pulmonary", "kidney", "spinal_canal_at_carina")
 L2 = 0.02
+ELSEWHERE_STEP = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def collect(session: Session, folder: Path, elsewhere: str, options: MatchOption
         for other in (n for n in scans if n != name):
             labels = [k for k in scans[other] if k in truth]
             rows += [_query(session, templates[other], scans[other], target, truth, labels, options) for target in targets]
-    for path in sorted(folder.glob(elsewhere)):
+    for path in sorted(folder.glob(elsewhere))[::ELSEWHERE_STEP]:
         target = session.embed(read_volume(path, "ct"))
         for name, points in scans.items():
             labels = [k for k in points if any(t in k for t in TRUNK_ONLY)]

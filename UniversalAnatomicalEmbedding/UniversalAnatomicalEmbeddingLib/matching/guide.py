@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
-from torch import Tensor
 from torch.nn import functional as F
 
 from ..geometry import FloatArray
@@ -21,7 +20,7 @@ from .nearest import refine
 from .similarity import Query, Searchable
 
 LATTICE_STEP_MM = 16.0
-MOST_ANCHORS = 1500
+MOST_ANCHORS = 800
 RETURN_MM = 12.0
 NEIGHBOURS = 12
 STRAY_MM = 20.0
@@ -90,25 +89,23 @@ def build_guide(template: Searchable, target: Searchable) -> Guide:
 def coarse_match(query: Query, target: Searchable) -> FloatArray:
     """Best places (Q, 3) LPS mm on every second cell of the target's body, then refined among the cells around."""
     lattice = target.lattice(2)
+    shape = [-(-n // 2) for n in target.shape]
+    z, y, x = (lattice // 2).unbind(1)
+    at = (z * shape[1] + y) * shape[2] + x
     rows = target.rows[target.flat(lattice)].float()
     best = []
     for start in range(0, len(query), AT_ONCE):
         part = query[start : start + AT_ONCE]
         coarse = target.coarse_scores(part)
-        scores = part.fine @ rows.T + _coarse_at(coarse, lattice, target)
+        wide = F.interpolate(coarse[:, None], size=shape, mode="trilinear", align_corners=False).flatten(1)
+        scores = part.fine @ rows.T + wide[:, at]
         best.append(refine(part, target, coarse, lattice[scores.argmax(1)]))
     index = torch.cat(best).double().cpu().numpy()
     return target.embedding.fine_grid.index_to_world(index)
 
 
-def _coarse_at(coarse: Tensor, cells: Tensor, target: Searchable) -> Tensor:
-    """Coarse scores (Q, z, y, x) at the same cells (K, 3) for all queries: (Q, K)."""
-    where = target.coarse_coordinates(cells)[None, None, None]
-    return F.grid_sample(coarse[None], where, align_corners=False, padding_mode="border")[0, :, 0, 0]
-
-
 def _spread_points(scan: Searchable) -> FloatArray:
-    """Body points (N, 3) LPS mm on a regular lattice, at most 1500."""
+    """Body points (N, 3) LPS mm on a regular lattice, at most 800."""
     step = max(1, round(LATTICE_STEP_MM / float(scan.embedding.fine_grid.spacing_xyz[0])))
     cells = scan.lattice(step).cpu().numpy()
     if len(cells) > MOST_ANCHORS:

@@ -86,16 +86,12 @@ class Searchable:
 
     def interpolate_coarse(self, coarse: Tensor, cells: Tensor) -> Tensor:
         """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border."""
-        where = self.coarse_coordinates(cells)[:, None, None]
-        return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
-
-    def coarse_coordinates(self, cells: Tensor) -> Tensor:
-        """Integer fine cells (..., 3) as normalised (x, y, z) coordinates of the coarse grid, for ``grid_sample``."""
         fine_stride = torch.tensor(self.embedding.fine_stride, device=self.device)
         coarse_stride = torch.tensor(self.embedding.coarse_stride, device=self.device)
         size = torch.tensor(self.coarse.shape[:3], device=self.device)
         at = (cells * fine_stride + (fine_stride - 1) / 2 - (coarse_stride - 1) / 2) / coarse_stride
-        return ((2 * at + 1) / size - 1).flip(-1)
+        where = ((2 * at + 1) / size - 1).flip(-1)[:, None, None]
+        return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
 
     def lattice(self, step: int) -> Tensor:
         """Body cells (K, 3) on every ``step``-th index of each axis."""
