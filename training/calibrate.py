@@ -94,21 +94,18 @@ def cut(volume: Volume, share: tuple[float, float]) -> Volume:
 
 def _query(session, template, points, target, truth, labels, options) -> tuple[NDArray, NDArray, NDArray]:
     """Features, presence and correctness of the labels that are clearly in or clearly out of the target."""
-    outside = {k: k not in truth or _distance_outside(target, truth[k]) > CLEARLY_OUTSIDE_MM for k in labels}
+    outside = {k: k not in truth or target.embedding.grid.outside_mm(truth[k])[0] > CLEARLY_OUTSIDE_MM for k in labels}
     inside = {k: k in truth and bool(target.embedding.contains(truth[k])[0]) for k in labels}
     labels = [k for k in labels if (outside[k] or inside[k]) and template.embedding.contains(points[k])[0]]
     if not labels:
         return np.empty((0, len(FEATURES))), np.empty(0, bool), np.empty(0, bool)
     matches = session.match(template, np.array([points[k] for k in labels]), target, options)
-    x = features(*(np.array([getattr(m, f) for m in matches]) for f in ("similarity", "coarse", "margin", "cycle_mm", "spread_mm")))
+    x = features(
+        *(np.array([getattr(m, f) for m in matches]) for f in ("similarity", "coarse", "margin", "cycle_mm", "spread_mm", "beyond_mm"))
+    )
     present = np.array([inside[k] for k in labels])
     correct = np.array([inside[k] and np.linalg.norm(m.point_lps - truth[k]) <= 10.0 for k, m in zip(labels, matches, strict=True)])
     return x, present, correct
-
-
-def _distance_outside(target: Searchable, point: NDArray) -> float:
-    low, high = target.embedding.grid.corners().min(0), target.embedding.grid.corners().max(0)
-    return float(np.maximum(np.maximum(low - point, point - high), 0).max())
 
 
 def _positions(path: Path) -> dict[str, NDArray]:

@@ -6,9 +6,11 @@ memory-mapped; ``meta.json`` names them with their checksums. Anything that does
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import zlib
@@ -26,6 +28,7 @@ from .volume import Volume
 
 ARRAYS = ("fine", "coarse", "body")
 DEFAULT_CAP_BYTES = 20 * 2**30
+_KEY = re.compile("[0-9a-f]{40}")
 
 
 def default_folder() -> Path:
@@ -34,11 +37,19 @@ def default_folder() -> Path:
     return Path(os.environ.get("UAE_CACHE") or Path(base) / "uae").expanduser()
 
 
-def cache_key(volume: Volume, card: ModelCard) -> str:
-    """Hash of everything an embedding depends on."""
+def cache_key(volume: Volume, card: ModelCard, weights: str = "") -> str:
+    """Hash of everything an embedding depends on; ``weights`` is the model's :attr:`Model.fingerprint`."""
     array = np.ascontiguousarray(volume.array)
     digest = hashlib.sha256(array.data)
-    described = [str(array.dtype), array.shape, volume.grid.affine.tobytes().hex(), volume.modality, card.to_json(), PREPROCESS_VERSION]
+    described = [
+        str(array.dtype),
+        array.shape,
+        volume.grid.affine.tobytes().hex(),
+        volume.modality,
+        card.to_json(),
+        weights,
+        PREPROCESS_VERSION,
+    ]
     digest.update(json.dumps(described).encode())
     return digest.hexdigest()[:40]
 
@@ -57,10 +68,11 @@ class Cache:
             return None
         try:
             embedding = _read(entry, key, name)
-        except (OSError, ValueError, KeyError, TypeError):
+        except Exception:  # whatever a damaged file makes its reader raise, the answer is to embed again
             shutil.rmtree(entry, ignore_errors=True)
             return None
-        os.utime(entry)
+        with contextlib.suppress(OSError):
+            os.utime(entry)
         return embedding
 
     def store(self, key: str, embedding: Embedding) -> None:
@@ -79,11 +91,8 @@ class Cache:
         """(key, bytes, time last used) of every entry, oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [
-            (e.name, sum(f.stat().st_size for f in e.iterdir()), e.stat().st_mtime)
-            for e in self.folder.iterdir()
-            if (e / "meta.json").is_file()
-        ]
+        kept = [e for e in self.folder.iterdir() if _KEY.fullmatch(e.name) and (e / "meta.json").is_file()]
+        found = [(e.name, sum(f.stat().st_size for f in e.iterdir()), e.stat().st_mtime) for e in kept]
         return sorted(found, key=lambda e: e[2])
 
     def clear(self) -> int:
@@ -105,9 +114,8 @@ class Cache:
 def _write(folder: Path, key: str, embedding: Embedding) -> None:
     checksums = {}
     for name in ARRAYS:
-        array = np.ascontiguousarray(getattr(embedding, name))
-        np.save(folder / f"{name}.npy", array)
-        checksums[name] = zlib.crc32(array.data)
+        np.save(folder / f"{name}.npy", np.ascontiguousarray(getattr(embedding, name)))
+        checksums[name] = _checksum(folder / f"{name}.npy")
     meta = {
         "key": key,
         "checksums": checksums,
@@ -127,10 +135,10 @@ def _read(folder: Path, key: str, name: str) -> Embedding:
         raise ValueError("entry of another scan")
     arrays: dict[str, NDArray] = {}
     for array_name in ARRAYS:
-        array = np.load(folder / f"{array_name}.npy", mmap_mode="r", allow_pickle=False)
-        if zlib.crc32(array.data) != meta["checksums"][array_name]:
+        file = folder / f"{array_name}.npy"
+        if _checksum(file) != meta["checksums"][array_name]:
             raise ValueError("damaged array")
-        arrays[array_name] = array
+        arrays[array_name] = np.load(file, mmap_mode="c", allow_pickle=False)
     return Embedding(
         **arrays,
         grid=Grid(tuple(meta["shape"]), np.array(meta["affine"])),
@@ -140,3 +148,11 @@ def _read(folder: Path, key: str, name: str) -> Embedding:
         model_id=meta["model_id"],
         name=name,
     )
+
+
+def _checksum(file: Path) -> int:
+    value = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 24):
+            value = zlib.crc32(block, value)
+    return value

@@ -64,9 +64,13 @@ class Model:
     network: Embedder
     card: ModelCard
 
-    def to(self, device: str) -> Model:
-        """The same model on ``device`` ("cpu", "cuda", "cuda:1", "mps")."""
-        return Model(self.network.to(device), self.card)
+    def fingerprint(self) -> str:
+        """Hash of the weights: two models with the same card but other weights differ."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,11 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
         raise InputError(
             f"{path} holds weights but no model card, so it is not known how to preprocess for it. Export it with training.export."
         )
-    card = ModelCard.from_json(metadata["card"])
-    network = build_network(card)
+    try:
+        card = ModelCard.from_json(metadata["card"])
+        network = build_network(card)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"The model card in {path} cannot be used ({error}). Export the model again with this version.") from error
     _check_shapes(path, network, weights)
     network.load_state_dict(weights)
     return Model(network.eval().requires_grad_(False), card)
@@ -118,8 +125,9 @@ def build_network(card: ModelCard) -> Embedder:
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Write weights (float16) and card to one ``.safetensors`` file, atomically."""
-    weights = {k: v.half().contiguous() for k, v in model.network.state_dict().items()}
+    """Write weights (kernels in float16, the few vectors in their own type) and card to one ``.safetensors`` file, atomically."""
+    state = model.network.state_dict()
+    weights = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in state.items()}
     partial = path.with_name(path.name + ".part")
     save_file(weights, partial, metadata={"card": model.card.to_json()})
     partial.replace(path)
@@ -132,19 +140,21 @@ def sha256(path: Path) -> str:
 
 
 def _weights_path(id_or_path: str | Path | None) -> Path:
+    if id_or_path is not None and Path(id_or_path).is_file():
+        return Path(id_or_path)
     entries = catalogue()
     name = str(id_or_path) if id_or_path is not None else next(iter(entries))
     if name in entries:
         entry = entries[name]
         path = PRETRAINED / entry.file
+        if not path.is_file():
+            raise InputError(f"The weights of {name} are missing: {path} is not there. Reinstall the package.")
         found = sha256(path)
         if found != entry.sha256:
             raise InputError(
                 f"The weights of {name} are damaged: {path} has SHA-256 {found}, expected {entry.sha256}. Reinstall the package."
             )
         return path
-    if Path(name).is_file():
-        return Path(name)
     raise InputError(f"No model '{name}': it is neither a file nor one of {', '.join(entries)}.")
 
 

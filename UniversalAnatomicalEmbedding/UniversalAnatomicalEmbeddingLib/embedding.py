@@ -57,7 +57,7 @@ class Embedding:
         """Unit descriptors at continuous LPS positions ``(N, 3)``: fine (N, C) and coarse (N, C'), trilinear between cells, float32."""
         fine = interpolate(self.fine, self.fine_grid.world_to_index(points_lps))
         coarse = interpolate(self.coarse, self.coarse_grid.world_to_index(points_lps))
-        per_head = fine.reshape(len(fine), self.heads - 1, -1)
+        per_head = fine.unflatten(1, (self.heads - 1, -1))
         return torch.nn.functional.normalize(per_head, dim=2).flatten(1), torch.nn.functional.normalize(coarse, dim=1)
 
     def contains(self, points_lps: ArrayLike) -> NDArray[np.bool_]:
@@ -94,7 +94,7 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     return Embedding(
         fine=fine,
         coarse=maps["coarse"],
-        body=_body_cells(raw, modality, network.fine_stride, fine.shape[:3]),
+        body=_body_cells(raw, modality, card.spacing_mm, network.fine_stride, fine.shape[:3]),
         grid=grid,
         fine_stride=network.fine_stride,
         coarse_stride=network.coarse_stride,
@@ -113,7 +113,7 @@ def embed_image(
         try:
             return _embed_tiled(image, network, device, core, progress, cancel)
         except torch.OutOfMemoryError:
-            if min(core) <= SMALLEST_TILE:
+            if min(core) < 2 * SMALLEST_TILE:
                 raise
             core = (core[0] // 2, core[1] // 2, core[2] // 2)
             torch.cuda.empty_cache()
@@ -199,10 +199,10 @@ def pad_to_multiple(image: NDArray, multiple: Size, value: float) -> NDArray:
     return np.pad(image, [(0, -n % m) for n, m in zip(image.shape, multiple, strict=True)], constant_values=value)
 
 
-def _body_cells(raw: NDArray, modality: Modality, stride: Size, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def _body_cells(raw: NDArray, modality: Modality, spacing_mm: float, stride: Size, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Body mask on the fine cells; everything counts where no patient is seen, so that a phantom or a tiny crop can still be matched."""
     offset = tuple(slice(k // 2, None, k) for k in stride)
-    mask = body_mask(raw[offset], modality, 2.0 * stride[2])
+    mask = body_mask(raw[offset], modality, spacing_mm * stride[2])
     cells = np.zeros(shape, dtype=bool)
     cells[tuple(slice(0, n) for n in mask.shape)] = mask
     return cells if cells.any() else ~cells

@@ -66,6 +66,12 @@ class Grid:
         inside = (index >= -0.5 - 1e-9) & (index <= np.array(self.shape_zyx) - 0.5 + 1e-9)
         return np.all(inside, axis=1)
 
+    def outside_mm(self, points_lps: ArrayLike) -> FloatArray:
+        """How far each point (N, 3) lies beyond the outer faces, in mm along the index axes combined; 0 inside."""
+        index = self.world_to_index(points_lps)
+        beyond = np.maximum(np.maximum(-0.5 - index, index - np.array(self.shape_zyx) + 0.5), 0.0)
+        return np.sqrt(((beyond * self.spacing_xyz[::-1]) ** 2).sum(axis=1))
+
     def corners(self) -> FloatArray:
         """LPS positions ``(8, 3)`` of the outer corners of the field of view."""
         ends = [(-0.5, n - 0.5) for n in self.shape_zyx]

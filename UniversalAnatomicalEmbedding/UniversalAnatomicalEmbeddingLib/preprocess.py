@@ -95,7 +95,8 @@ def body_mask(image: Image, modality: Modality, spacing_mm: float = 2.0) -> NDAr
     else:
         foreground = image[image > image.mean()]
         threshold = 0.2 * float(foreground.mean()) if foreground.size else np.inf
-    labels, count = ndimage.label(ndimage.binary_opening(image > threshold))
+    above = np.pad(image > threshold, 1, mode="edge")
+    labels, count = ndimage.label(ndimage.binary_opening(above)[1:-1, 1:-1, 1:-1])
     if count == 0:
         return np.zeros(image.shape, dtype=bool)
     largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ class Session:
         self.device = choose_device(device)
         self.model = Model(fold_batch_norm(loaded.network).to(self.device), loaded.card)
         self.cache = cache
+        self.fingerprint = loaded.fingerprint() if cache else ""
         self.calibration = Calibration.from_card(loaded.card.calibration)
 
     def embed(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> Searchable:
@@ -46,7 +48,7 @@ class Session:
             raise InputError(
                 f"{volume.name} is {modality.upper()}, but model {card.id} is for {', '.join(card.modality).upper()}. Choose another model."
             )
-        key = cache_key(volume, card) if self.cache else ""
+        key = cache_key(volume, card, self.fingerprint) if self.cache else ""
         embedding = self.cache.load(key, volume.name) if self.cache else None
         if embedding is None:
             embedding = embed_volume(volume, self.model, self.device, progress, cancel)
@@ -68,6 +70,8 @@ class Session:
 
 def choose_device(name: str) -> str:
     """Resolve "auto" to the best device there is, and check that any other is there."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f"'{name}' is not a device; use auto, cpu, mps, cuda or cuda:0.")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")

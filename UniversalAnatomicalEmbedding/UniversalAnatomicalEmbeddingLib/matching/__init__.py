@@ -12,7 +12,7 @@ from ..geometry import FloatArray
 from ..options import MatchOptions
 from .confidence import Calibration, Status, features, judge
 from .fixed_point import match_fixed_points
-from .guide import search_region
+from .guide import expect
 from .nearest import find_peaks
 from .similarity import Searchable
 from .templates import combine
@@ -26,8 +26,8 @@ class Match:
 
     ``point_lps`` (3,) mm is the best position even when the verdict is "absent"; ``similarity`` the fused cosine there; ``margin`` to the best
     other place; ``cycle_mm`` how far the way back misses the start; ``spread_mm`` how much the scans' common anchors around disagree
-    (infinite: none near); ``confidence`` the calibrated probability that the error is under 10 mm
-    (NaN without calibration); ``note`` why a method failed.
+    (infinite: none near) and ``beyond_mm`` how far outside the target's field of view they put the landmark; ``confidence`` the calibrated
+    probability that the error is under 10 mm (NaN without calibration); ``note`` why a method failed.
     """
 
     point_lps: FloatArray
@@ -36,6 +36,7 @@ class Match:
     margin: float
     cycle_mm: float
     spread_mm: float
+    beyond_mm: float
     confidence: float
     status: Status
     note: str = ""
@@ -58,15 +59,20 @@ def match_points(
     if len(exemplars[0][1]) == 0:
         return []
     query = combine([scan.query(points) for scan, points in exemplars])
-    centre, radius, spread = search_region(exemplars, target)
-    peaks = find_peaks(query, target, exhaustive=True) if options.exact else find_peaks(query, target, near=(centre, radius))
+    expected = expect(exemplars, target)
+    region = None if options.exact else (expected.centre, expected.radius)
+    peaks = find_peaks(query, target, options.exact, region)
     found, notes = peaks.points_lps, [""] * len(peaks.points_lps)
     if options.method == "fixed-point":
         found, notes = _fixed_points(exemplars, target, options, found)
     cycle = np.mean([_cycle(scan, points, target, found, options) for scan, points in exemplars], axis=0)
-    confidence, status = judge(features(peaks.similarity, peaks.coarse, peaks.margin, cycle, spread), calibration)
+    confidence, status = judge(
+        features(peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm), calibration
+    )
     status = ["uncertain" if note and s == "found" else s for note, s in zip(notes, status, strict=True)]
-    figures = np.stack([peaks.similarity, peaks.coarse, peaks.margin, cycle, spread, confidence], axis=1).tolist()
+    figures = np.stack(
+        [peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm, confidence], axis=1
+    ).tolist()
     return [Match(point, *row, verdict, note) for point, row, verdict, note in zip(found, figures, status, notes, strict=True)]
 
 

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..errors import InputError
 from ..geometry import FloatArray
 
 Status = Literal["found", "uncertain", "absent"]
-FEATURES = ("similarity", "coarse", "margin", "log_cycle", "log_spread")
+FEATURES = ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond")
 LARGEST_SPREAD_MM = 60.0
 FOUND_PROBABILITY = 0.5
 UNCALIBRATED_CYCLE_MM = 10.0
@@ -30,13 +31,19 @@ class Calibration:
     @staticmethod
     def from_card(values: dict[str, Any] | None) -> Calibration | None:
         """The calibration stored in a model card, or None."""
-        return None if values is None else Calibration(tuple(values["correct"]), tuple(values["present"]), float(values["absent_below"]))
+        if values is None:
+            return None
+        if not len(values["correct"]) == len(values["present"]) == len(FEATURES) + 1:
+            raise InputError(f"The model's calibration is not over {', '.join(FEATURES)}. Calibrate it again with training.calibrate.")
+        return Calibration(tuple(values["correct"]), tuple(values["present"]), float(values["absent_below"]))
 
 
-def features(similarity: FloatArray, coarse: FloatArray, margin: FloatArray, cycle_mm: FloatArray, spread_mm: FloatArray) -> FloatArray:
-    """Feature matrix (N, 5) in the order of :data:`FEATURES`; an infinite spread (no anchors near) counts as 60 mm."""
+def features(
+    similarity: FloatArray, coarse: FloatArray, margin: FloatArray, cycle_mm: FloatArray, spread_mm: FloatArray, beyond_mm: FloatArray
+) -> FloatArray:
+    """Feature matrix (N, 6) in the order of :data:`FEATURES`; an infinite spread (no anchors near) counts as 60 mm."""
     spread = np.minimum(spread_mm, LARGEST_SPREAD_MM)
-    return np.stack([similarity, coarse, margin, np.log1p(cycle_mm), np.log1p(spread)], axis=1)
+    return np.stack([similarity, coarse, margin, np.log1p(cycle_mm), np.log1p(spread), np.log1p(beyond_mm)], axis=1)
 
 
 def probability(x: FloatArray, model: tuple[float, ...]) -> FloatArray:

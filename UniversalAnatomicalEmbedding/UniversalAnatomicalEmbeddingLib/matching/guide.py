@@ -57,16 +57,27 @@ def guide_between(template: Searchable, target: Searchable) -> Guide:
     return target.guides[template]
 
 
-def search_region(exemplars: Sequence[tuple[Searchable, FloatArray]], target: Searchable) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Where each of N landmarks must lie: centres (N, 3) LPS mm, radii (N,) and the disagreement of the anchors (N,) in mm, of the exemplar whose
-    anchors agree best; infinite where no exemplar has enough anchors near."""
+@dataclass(frozen=True, eq=False)
+class Expectation:
+    """Where N landmarks must lie: ``centre`` (N, 3) LPS mm, search ``radius`` (N,), ``spread_mm`` (N,) how much the anchors disagree (radius and
+    spread infinite: too few anchors near), ``beyond_mm`` (N,) how far the centre lies outside the target's field of view."""
+
+    centre: FloatArray
+    radius: FloatArray
+    spread_mm: FloatArray
+    beyond_mm: FloatArray
+
+
+def expect(exemplars: Sequence[tuple[Searchable, FloatArray]], target: Searchable) -> Expectation:
+    """The expectation of the exemplar whose anchors agree best, landmark by landmark."""
     predicted = [guide_between(scan, target).predict(points) for scan, points in exemplars]
     spread = np.stack([s for _, s in predicted])
     best = spread.argmin(axis=0)
-    centre = np.stack([p for p, _ in predicted])[best, np.arange(len(best))]
-    least = spread[best, np.arange(len(best))]
-    radius = np.where(np.isfinite(least), np.clip(2 * least + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM), np.inf)
-    return centre, radius, least
+    each = np.arange(len(best))
+    centre, least = np.stack([p for p, _ in predicted])[best, each], spread[best, each]
+    known = np.isfinite(least)
+    radius = np.where(known, np.clip(2 * least + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM), np.inf)
+    return Expectation(centre, radius, least, np.where(known, target.embedding.grid.outside_mm(centre), 0.0))
 
 
 def build_guide(template: Searchable, target: Searchable) -> Guide:
