@@ -100,6 +100,8 @@ class Cache:
         entries = self.entries()
         for key, _, _ in entries:
             shutil.rmtree(self.folder / key)
+        for unfinished in self.folder.glob(".partial-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         return len(entries)
 
     def _evict(self, keep: str) -> None:

@@ -111,6 +111,11 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
         network = build_network(card)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"The model card in {path} cannot be used ({error}). Export the model again with this version.") from error
+    if card.preprocess_version != PREPROCESS_VERSION:
+        raise InputError(
+            f"{path} was trained for preprocessing version {card.preprocess_version}; this package does version {PREPROCESS_VERSION}. "
+            "Use the package version it was made with, or train it again."
+        )
     _check_shapes(path, network, weights)
     network.load_state_dict(weights)
     return Model(network.eval().requires_grad_(False), card)
