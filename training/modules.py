@@ -31,7 +31,7 @@ class SelfSupervisedModule(L.LightningModule):
         learning_rate: float = 2e-3,
         weight_decay: float = 0.02,
         warmup: int = 60,
-        decay: int = 400,
+        decay: int = 300,
         freeze_norm: int = 500,
     ) -> None:
         super().__init__()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import numpy as np
 import pytest
 
+from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching.confidence import (
     FEATURES,
     LARGEST_SPREAD_MM,
@@ -17,17 +19,21 @@ from UniversalAnatomicalEmbeddingLib.matching.confidence import (
     probability,
 )
 
+ZEROS = (0.0,) * (len(FEATURES) - 2)
 # The first feature decides correctness, the second presence; both at 0.
-BY_SIGN = Calibration(correct=(10.0, 0.0, 0.0, 0.0, 0.0, 0.0), present=(0.0, 10.0, 0.0, 0.0, 0.0, 0.0), absent_below=0.5)
+BY_SIGN = Calibration(correct=(10.0, 0.0, *ZEROS, 0.0), present=(0.0, 10.0, *ZEROS, 0.0), absent_below=0.5)
 
 
-def row(similarity: float = 0.0, coarse: float = 0.0, margin: float = 0.0, cycle_mm: float = 0.0, spread_mm: float = 0.0) -> np.ndarray:
-    return features(*(np.array([v]) for v in (similarity, coarse, margin, cycle_mm, spread_mm)))
+def row(*shown: float, **values: float) -> np.ndarray:
+    """Features (1, F) of one match, given in order or by name; the others are 0."""
+    named = dict.fromkeys(inspect.signature(features).parameters, 0.0)
+    named |= dict(zip(named, shown, strict=False)) | values
+    return features(**{name: np.array([value]) for name, value in named.items()})
 
 
 def test_features_are_named_in_their_order_and_distances_are_logarithmic() -> None:
-    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle", "log_spread")
-    np.testing.assert_allclose(row(0.1, 0.2, 0.3, np.e - 1, np.e**2 - 1), [[0.1, 0.2, 0.3, 1.0, 2.0]])
+    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond")
+    np.testing.assert_allclose(row(0.1, 0.2, 0.3, np.e - 1, np.e**2 - 1, np.e**3 - 1), [[0.1, 0.2, 0.3, 1.0, 2.0, 3.0]])
 
 
 def test_no_anchors_near_count_as_the_largest_spread() -> None:
@@ -74,5 +80,13 @@ def test_without_calibration_the_cycle_decides_and_nothing_is_absent() -> None:
 
 def test_calibration_from_a_model_card() -> None:
     assert Calibration.from_card(None) is None
-    stored = json.loads(json.dumps({"correct": [1, 2, 3, 4, 5, 6], "present": [6, 5, 4, 3, 2, 1], "absent_below": 0.25}))
-    assert Calibration.from_card(stored) == Calibration((1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1), 0.25)
+    weights = list(range(len(FEATURES) + 1))
+    stored = json.loads(json.dumps({"correct": weights, "present": weights[::-1], "absent_below": 0.25}))
+    assert Calibration.from_card(stored) == Calibration(tuple(weights), tuple(weights[::-1]), 0.25)
+
+
+def test_a_calibration_over_other_features_is_refused() -> None:
+    weights = [0.0] * (len(FEATURES) + 1)
+    for values in ({"correct": weights[1:], "present": weights[1:]}, {"correct": weights, "present": weights[1:]}):
+        with pytest.raises(InputError, match=r"not over similarity, coarse, .* Calibrate it again"):
+            Calibration.from_card({**values, "absent_below": 0.5})

@@ -27,9 +27,14 @@ from UniversalAnatomicalEmbeddingLib.volume import Volume, from_array, write_vol
 ZERO = np.zeros(3)
 
 
+def answer(point: list[float], status: str = "found") -> Match:
+    figures = {"similarity": 0.9, "coarse": 0.9, "margin": 0.1, "cycle_mm": 1.0, "spread_mm": 2.0, "beyond_mm": 0.0, "confidence": 0.8}
+    return Match(np.array(point), **figures, status=status)
+
+
 def outcome(error_mm: float | None, status: str = "found", label: str = "carina") -> Outcome:
     """A query answered ``error_mm`` beside the truth; None: the landmark is absent."""
-    match = Match(np.array([0.0, 3.0, 4.0]), 0.9, 0.9, 0.1, 1.0, 2.0, 0.8, status)
+    match = answer([0.0, 3.0, 4.0], status)
     truth = None if error_mm is None else match.point_lps + [error_mm, 0.0, 0.0]
     return Outcome("a", "b", label, ZERO, match, truth)
 
@@ -91,8 +96,7 @@ def test_figures_of_each_landmark() -> None:
 
 
 def test_error_is_the_distance_in_space_and_unknown_for_an_absent_landmark() -> None:
-    match = Match(np.array([1.0, 2.0, 2.0]), 0.9, 0.9, 0.1, 1.0, 2.0, 0.8, "found")
-    assert Outcome("a", "b", "c", ZERO, match, ZERO).error_mm == pytest.approx(3.0)
+    assert Outcome("a", "b", "c", ZERO, answer([1.0, 2.0, 2.0]), ZERO).error_mm == pytest.approx(3.0)
     assert outcome(None).error_mm is None
 
 

@@ -18,8 +18,8 @@ from UniversalAnatomicalEmbeddingLib.matching.guide import (
     SUPPORT,
     Guide,
     build_guide,
+    expect,
     guide_between,
-    search_region,
 )
 from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
@@ -186,14 +186,25 @@ def test_a_guide_is_made_once_and_forgotten_with_its_template() -> None:
     assert len(target.guides) == 0
 
 
-def test_the_search_region_is_that_of_the_exemplar_whose_anchors_agree_best() -> None:
+def test_landmarks_are_expected_where_the_exemplar_whose_anchors_agree_best_puts_them() -> None:
     good, foreign, target = synthetic(), synthetic(seed=9, name="foreign"), shifted()
-    alone = search_region([(good, POINTS)], target)
-    centre, radius, spread = search_region([(foreign, POINTS), (good, POINTS)], target)
-    np.testing.assert_allclose(centre, alone[0])
-    np.testing.assert_allclose(spread, alone[2])
-    assert np.linalg.norm(centre - POINTS - SHIFT, axis=1).max() < 3
-    np.testing.assert_allclose(radius, np.clip(2 * spread + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM))
+    alone = expect([(good, POINTS)], target)
+    mixed = expect([(foreign, POINTS), (good, POINTS)], target)
+    np.testing.assert_allclose(mixed.centre, alone.centre)
+    np.testing.assert_allclose(mixed.spread_mm, alone.spread_mm)
+    assert np.linalg.norm(mixed.centre - POINTS - SHIFT, axis=1).max() < 3
+    np.testing.assert_allclose(mixed.radius, np.clip(2 * mixed.spread_mm + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM))
+    np.testing.assert_array_equal(mixed.beyond_mm, 0)
+
+
+def test_a_landmark_beyond_the_field_of_view_is_known_to_be_there() -> None:
+    target = synthetic(lambda p: p - SHIFT, cells=(20, 24, 16), name="cut")
+    end = target.embedding.grid.corners()[:, 0].max() - SHIFT[0]
+    points = np.array([[end - 20, 0.0, 8.0], [end + 12, 0.0, 8.0], [end + 25, 0.0, 8.0]])
+    expected = expect([(synthetic(), points)], target)
+    assert expected.beyond_mm == pytest.approx([0, 12, 25], abs=4)
+    matches = match_points([(synthetic(), points)], target)
+    assert [m.beyond_mm for m in matches] == pytest.approx(expected.beyond_mm.tolist())
 
 
 def test_without_common_anchors_the_search_is_free_and_the_spread_infinite() -> None:
@@ -201,9 +212,10 @@ def test_without_common_anchors_the_search_is_free_and_the_spread_infinite() -> 
     tiny[8:12, 8:12, 8:12] = True
     template, target = synthetic(body=tiny), shifted()
     points = inner_points(2, 4, 36.0)
-    assert np.isinf(search_region([(template, points)], target)[1]).all()
+    assert np.isinf(expect([(template, points)], target).radius).all()
     for match, point in zip(match_points([(template, points)], target), points, strict=True):
         assert match.spread_mm == np.inf
+        assert match.beyond_mm == 0
         assert np.linalg.norm(match.point_lps - point - SHIFT) < 2
 
 
@@ -242,9 +254,11 @@ def test_the_calibration_decides_the_status(calibration: Calibration, status: st
 
 
 def test_confidence_uses_the_features_of_the_match() -> None:
-    calibration = Calibration((1.0, 2.0, -1.0, 0.5, -0.3, 0.1), always(True, True).present, 0.1)
+    weights = np.linspace(1.0, -0.8, len(FEATURES))
+    calibration = Calibration((*weights, 0.1), always(True, True).present, 0.1)
     for m in match_points([(synthetic(), POINTS)], shifted(), None, calibration):
-        logit = m.similarity + 2 * m.coarse - m.margin + 0.5 * np.log1p(m.cycle_mm) - 0.3 * np.log1p(m.spread_mm) + 0.1
+        seen = {"log_cycle": np.log1p(m.cycle_mm), "log_spread": np.log1p(m.spread_mm), "log_beyond": np.log1p(m.beyond_mm)}
+        logit = 0.1 + sum(w * seen.get(name, getattr(m, name, np.nan)) for w, name in zip(weights, FEATURES, strict=True))
         assert m.confidence == pytest.approx(1 / (1 + np.exp(-logit)))
 
 

@@ -107,7 +107,8 @@ def test_ct_has_a_fixed_window_and_mr_its_percentiles() -> None:
 
 
 def match(status: str = "found", confidence: float = 0.83) -> Match:
-    return Match(CENTRE + 3, 0.91, 0.9, 0.1, 1.0, 2.0, confidence, status)
+    figures = {"similarity": 0.91, "coarse": 0.9, "margin": 0.1, "cycle_mm": 1.0, "spread_mm": 2.0, "beyond_mm": 0.0}
+    return Match(CENTRE + 3, **figures, confidence=confidence, status=status)
 
 
 def test_verdict_in_words() -> None:

@@ -1,0 +1,239 @@
+"""The contrastive losses against values worked out by hand, and the faults of the published code that must not come back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from training.losses import ContrastOptions, PairDescriptors, coarse_loss, fine_loss, hardest, info_nce, sam_losses, too_close
+
+ALL = ContrastOptions(fine_pool=10_000, fine_keep=10_000)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=seeded(seed)), dim=-1)
+
+
+def pair(matched: int = 5, others: int = 20, seed: int = 0, extent_mm: float = 200.0) -> PairDescriptors:
+    """Random descriptors; the matched rows lie at the same places of the patient, more than the ignored radius apart."""
+    patient = torch.rand(2, matched + others, 3, generator=seeded(seed)) * extent_mm
+    patient[:, :matched] = torch.arange(matched)[:, None] * torch.tensor([60.0, 60.0, 60.0])
+    return PairDescriptors(unit(2, matched + others, 8, seed=seed + 1), unit(2, matched + others, 6, seed=seed + 2), patient, matched)
+
+
+def other_side(p: PairDescriptors) -> PairDescriptors:
+    return PairDescriptors(p.fine.flip(0), p.coarse.flip(0), p.patient_mm.flip(0), p.matched)
+
+
+def restated(descriptors: Tensor, p: PairDescriptors, side: int, ignore_mm: float, temperature: float) -> float:
+    """InfoNCE of one head in plain loops: all positions of both views farther than ``ignore_mm`` are negatives."""
+    losses = []
+    for i in range(p.matched):
+        anchor, place = descriptors[side, i], p.patient_mm[side, i]
+        positive = float(anchor @ descriptors[1 - side, i]) / temperature
+        negatives = [
+            float(anchor @ descriptors[s, j]) / temperature
+            for s in (0, 1)
+            for j in range(p.patient_mm.shape[1])
+            if float((p.patient_mm[s, j] - place).norm()) >= ignore_mm
+        ]
+        losses.append(np.logaddexp.reduce([positive, *negatives]) - positive)
+    return float(np.mean(losses))
+
+
+# --- InfoNCE --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_info_nce_by_hand() -> None:
+    positive, negatives = torch.tensor([0.9, 0.2]), torch.tensor([[0.1, 0.8], [0.3, -0.4]])
+    excluded = torch.tensor([[False, True], [False, False]])
+    first = -np.log(np.exp(1.8) / (np.exp(1.8) + np.exp(0.2)))
+    second = -np.log(np.exp(0.4) / (np.exp(0.4) + np.exp(0.6) + np.exp(-0.8)))
+    assert float(info_nce(positive, negatives, excluded, 0.5)) == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+def test_an_excluded_negative_never_changes_the_loss() -> None:
+    positive, excluded = torch.tensor([0.9]), torch.tensor([[False, True]])
+    losses = [float(info_nce(positive, torch.tensor([[0.1, value]]), excluded, 0.1)) for value in (-1.0, 0.0, 0.5, 1.0)]
+    assert len(set(losses)) == 1
+    assert losses[0] < float(info_nce(positive, torch.tensor([[0.1, 0.0]]), torch.zeros(1, 2, dtype=torch.bool), 0.1))
+
+
+def test_no_negative_left_costs_nothing() -> None:
+    assert float(info_nce(torch.tensor([-0.3]), torch.tensor([[0.9]]), torch.tensor([[True]]), 0.1)) == 0
+
+
+# --- hard negatives -------------------------------------------------------------------------------------------------------------------
+
+
+def test_hardest_are_the_highest_that_are_not_excluded() -> None:
+    score = torch.tensor([[0.1, 0.9, 0.5, -0.2, 0.7], [-0.5, -0.1, -0.9, -0.3, -0.7]])
+    excluded = torch.tensor([[False, True, False, False, False], [False, False, False, True, False]])
+    chosen = hardest(score, excluded, pool=2, keep=2, g=seeded())
+    assert [sorted(row) for row in chosen.tolist()] == [[2, 4], [0, 1]]
+
+
+def test_excluded_are_not_picked_even_when_all_others_are_negative() -> None:
+    """Multiplied by zero, as published, they would rank above every negative cosine."""
+    score = -torch.rand(4, 50, generator=seeded(1))
+    excluded = torch.zeros(4, 50, dtype=torch.bool)
+    excluded[:, :20] = True
+    score[:, :20] = 1.0
+    for seed in range(5):
+        assert (hardest(score, excluded, pool=30, keep=10, g=seeded(seed)) >= 20).all()
+
+
+def test_kept_ones_are_a_random_part_of_the_pool() -> None:
+    score, free = torch.rand(3, 40, generator=seeded(2)), torch.zeros(3, 40, dtype=torch.bool)
+    top = score.topk(10, dim=1).indices
+    draws = [hardest(score, free, pool=10, keep=4, g=seeded(seed)) for seed in range(12)]
+    for chosen in draws:
+        assert chosen.shape == (3, 4)
+        for row, best in zip(chosen.tolist(), top.tolist(), strict=True):
+            assert len(set(row)) == 4
+            assert set(row) <= set(best)
+    assert {i for chosen in draws for i in chosen[0].tolist()} == set(top[0].tolist()), "all of the pool gets its turn"
+    assert torch.equal(draws[3], hardest(score, free, pool=10, keep=4, g=seeded(3)))
+
+
+def test_a_pool_larger_than_there_is_takes_all() -> None:
+    chosen = hardest(torch.rand(2, 6, generator=seeded()), torch.zeros(2, 6, dtype=torch.bool), pool=100, keep=100, g=seeded())
+    assert [sorted(row) for row in chosen.tolist()] == [list(range(6))] * 2
+
+
+# --- which are too close --------------------------------------------------------------------------------------------------------------
+
+
+def test_too_close_is_measured_in_the_patient_in_both_views() -> None:
+    p = pair()
+    for side in (0, 1):
+        mask = too_close(p, side, 40.0)
+        for i in range(p.matched):
+            distance = (p.patient_mm.flatten(0, 1) - p.patient_mm[side, i]).norm(dim=1)
+            assert torch.equal(mask[i], distance < 40.0)
+
+
+def test_the_point_itself_and_its_partner_are_never_negatives_however_far_from_the_origin() -> None:
+    p = pair()
+    far = replace(p, patient_mm=p.patient_mm + 1700.0)
+    for side in (0, 1):
+        mask = too_close(far, side, 10.0)
+        rows = torch.arange(p.matched)
+        assert mask[rows, rows].all()
+        assert mask[rows, rows + p.patient_mm.shape[1]].all()
+
+
+# --- the fine loss --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_fine_loss_equals_the_restatement(side: int) -> None:
+    p = pair()
+    expected = restated(p.fine, p, side, ALL.fine_ignore_mm, ALL.fine_temperature)
+    assert float(fine_loss(p, side, ALL, seeded())) == pytest.approx(expected, rel=1e-4)
+
+
+def test_fine_loss_judges_the_fine_cosine_only() -> None:
+    """The coarse head may choose which negatives are taken, never what they cost."""
+    p = pair()
+    fine, coarse = p.fine.clone().requires_grad_(), p.coarse.clone().requires_grad_()
+    loss = fine_loss(replace(p, fine=fine, coarse=coarse), 0, ALL, seeded())
+    loss.backward()
+    assert coarse.grad is None
+    assert (fine.grad.abs().sum(-1) > 0).all()
+    other = replace(p, coarse=unit(*p.coarse.shape, seed=9))
+    assert float(fine_loss(other, 0, ALL, seeded())) == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_hard_negatives_are_ranked_by_fine_and_coarse_together() -> None:
+    few = replace(ALL, fine_pool=6, fine_keep=6)
+    p = pair(matched=1)
+    pool = torch.cat([p.fine[0], p.fine[1]])
+    fused = p.fine[0, 0] @ pool.T + p.coarse[0, 0] @ torch.cat([p.coarse[0], p.coarse[1]]).T
+    fused[too_close(p, 0, few.fine_ignore_mm)[0]] = -torch.inf
+    chosen = fused.topk(6).indices
+    logits = torch.cat([(p.fine[0, 0] @ p.fine[1, 0])[None], pool[chosen] @ p.fine[0, 0]]) / few.fine_temperature
+    assert float(fine_loss(p, 0, few, seeded())) == pytest.approx(float(torch.logsumexp(logits, 0) - logits[0]), rel=1e-4)
+
+
+def test_a_near_place_costs_nothing_even_when_it_looks_the_same() -> None:
+    p = pair(matched=1, others=30)
+    p.patient_mm[:, 1:4] = p.patient_mm[0, 0] + torch.tensor([3.0, -2.0, 4.0])
+    twin = replace(p, fine=p.fine.clone())
+    twin.fine[:, 1:4] = p.fine[0, 0]
+    for side in (0, 1):
+        assert float(fine_loss(twin, side, ALL, seeded())) == pytest.approx(float(fine_loss(p, side, ALL, seeded())), rel=1e-6)
+
+
+# --- the coarse loss ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_coarse_loss_equals_the_restatement(side: int) -> None:
+    p = pair()
+    expected = restated(p.coarse, p, side, ALL.coarse_ignore_mm, ALL.coarse_temperature)
+    assert float(coarse_loss(p, side, None, ALL)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_coarse_negatives_come_from_both_views(side: int) -> None:
+    p = pair()
+    coarse = p.coarse.clone().requires_grad_()
+    coarse_loss(replace(p, coarse=coarse), side, None, ALL).backward()
+    assert (coarse.grad[:, p.matched :].abs().sum(-1) > 0).all()
+
+
+def test_the_most_similar_cells_of_other_patients_are_skipped() -> None:
+    p = pair(matched=1)
+    options = replace(ALL, cross_skip=0.2)
+    foreign = unit(10, 6, seed=5)
+    by_similarity = (foreign @ p.coarse[0, 0]).argsort(descending=True)
+
+    def loss(row: int, o: ContrastOptions = options) -> float:
+        changed = foreign.clone()
+        changed[by_similarity[row]] = p.coarse[0, 0]
+        return float(coarse_loss(p, 0, changed, o))
+
+    plain = float(coarse_loss(p, 0, foreign, options))
+    assert loss(0) == loss(1) == pytest.approx(plain, rel=1e-6)
+    assert loss(0, replace(options, cross_skip=0.0)) > plain + 0.1
+    expected = torch.cat([p.coarse.flatten(0, 1)[~too_close(p, 0, options.coarse_ignore_mm)[0]], foreign[by_similarity[2:]]])
+    logits = torch.cat([(p.coarse[0, 0] @ p.coarse[1, 0])[None], expected @ p.coarse[0, 0]]) / options.coarse_temperature
+    assert plain == pytest.approx(float(torch.logsumexp(logits, 0) - logits[0]), rel=1e-4)
+
+
+# --- together -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_both_directions_count_the_same() -> None:
+    p = pair()
+    losses, swapped = sam_losses([p], ALL, seeded()), sam_losses([other_side(p)], ALL, seeded())
+    for name, descriptors, ignored in (("fine", p.fine, ALL.fine_ignore_mm), ("coarse", p.coarse, ALL.coarse_ignore_mm)):
+        assert float(losses[name]) == pytest.approx(float(swapped[name]), rel=1e-5)
+        mean = np.mean([restated(descriptors, p, side, ignored, 0.1) for side in (0, 1)])
+        assert float(losses[name]) == pytest.approx(mean, rel=1e-4)
+
+
+def test_other_pairs_of_the_step_add_negatives_to_the_coarse_loss_only() -> None:
+    pairs = [pair(seed=0), pair(seed=10)]
+    alone = [sam_losses([p], ALL, seeded()) for p in pairs]
+    together = sam_losses(pairs, ALL, seeded())
+    assert float(together["fine"]) == pytest.approx(np.mean([float(a["fine"]) for a in alone]), rel=1e-5)
+    assert float(together["coarse"]) > np.mean([float(a["coarse"]) for a in alone]) + 0.1
+
+
+def test_better_descriptors_cost_less() -> None:
+    p = pair(matched=5)
+    good = replace(p, fine=p.fine.clone(), coarse=p.coarse.clone())
+    good.fine[1, :5], good.coarse[1, :5] = good.fine[0, :5], good.coarse[0, :5]
+    before, after = sam_losses([p], ALL, seeded()), sam_losses([good], ALL, seeded())
+    assert all(after[name] < before[name] for name in ("fine", "coarse"))

@@ -1,0 +1,144 @@
+"""Which points are compared: the same patient points in both views, where both show the patient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from training.augment import Augmentation, ViewParameters, draw_view, to_patient
+from training.data import Scan
+from training.sampling import corresponding_points, in_body, random_cells, sample_descriptors
+
+SHAPE = (40, 32, 48)
+CENTRE = torch.tensor([10.0, -20.0, 30.0])
+ROUGH = Augmentation(jitter_mm=15, truncate_p=0.7, elastic_p=1)
+
+
+def seeded(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def scan(body: Tensor, name: str = "a") -> Scan:
+    """A scan of 64 x 60 x 70 voxels of 2 mm around CENTRE."""
+    mm_to_index = torch.cat([torch.eye(3) / 2, (torch.tensor([34.5, 29.5, 31.5]) - CENTRE / 2)[:, None]], dim=1)
+    return Scan(name, "ct", "f", torch.zeros(body.shape), body, body.nonzero(), mm_to_index)
+
+
+def whole() -> Tensor:
+    return torch.ones(64, 60, 70, dtype=torch.bool)
+
+
+def views(seed: int) -> tuple[ViewParameters, ViewParameters]:
+    g = seeded(seed)
+    return draw_view(CENTRE, SHAPE, False, ROUGH, g), draw_view(CENTRE, SHAPE, True, ROUGH, g)
+
+
+def inside_body(s: Scan, points: Tensor) -> Tensor:
+    """Restated voxel by voxel."""
+    found = []
+    for point in points:
+        x, y, z = (s.mm_to_index[:, :3] @ point + s.mm_to_index[:, 3]).round().int().tolist()
+        size_z, size_y, size_x = s.body.shape
+        found.append(0 <= x < size_x and 0 <= y < size_y and 0 <= z < size_z and bool(s.body[z, y, x]))
+    return torch.tensor(found)
+
+
+# --- correspondences ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_corresponding_points_are_one_patient_point_inside_both_boxes(seed: int) -> None:
+    fixed, moving = views(seed)
+    s = scan(whole())
+    at = corresponding_points((s, fixed), (s, moving), 200, seeded(seed))
+    assert len(at) > 50
+    torch.testing.assert_close(to_patient(at.fixed_index, fixed), at.patient_mm, atol=2e-3, rtol=0)
+    torch.testing.assert_close(to_patient(at.moving_index, moving), at.patient_mm, atol=2e-3, rtol=0)
+    for index, view in ((at.fixed_index, fixed), (at.moving_index, moving)):
+        assert ((index >= view.box[0] - 1e-4) & (index <= view.box[1] + 1e-4)).all()
+
+
+def test_points_lie_in_the_bodies_of_both_scans() -> None:
+    fixed, moving = (replace(v, box=torch.tensor([[0.0, 0, 0], [n - 1.0 for n in SHAPE]])) for v in views(1))
+    left, low = whole(), whole()
+    left[:, :, 36:] = False
+    low[30:] = False
+    a, b = scan(left), scan(low, "b")
+    at = corresponding_points((a, fixed), (b, moving), 300, seeded(0))
+    assert len(at) > 50
+    assert inside_body(a, at.patient_mm).all()
+    assert inside_body(b, at.patient_mm).all()
+    alone = corresponding_points((a, fixed), (a, moving), 300, seeded(0))
+    assert inside_body(a, alone.patient_mm).all()
+    assert not inside_body(b, alone.patient_mm).all()
+
+
+def test_no_more_points_than_asked_and_all_different() -> None:
+    fixed, moving = views(0)
+    s = scan(whole())
+    at = corresponding_points((s, fixed), (s, moving), 7, seeded(0))
+    assert len(at) == len(at.fixed_index) == len(at.moving_index) == 7
+    assert len(at.patient_mm.unique(dim=0)) == 7
+
+
+def test_views_without_common_patient_have_no_points() -> None:
+    fixed, moving = views(0)
+    apart = replace(fixed, affine=torch.cat([fixed.affine[:, :3], fixed.affine[:, 3:] + 900], dim=1))
+    s = scan(whole())
+    assert len(corresponding_points((s, apart), (s, moving), 50, seeded(0))) == 0
+
+
+def test_in_body_is_the_mask_at_the_nearest_voxel_and_false_outside() -> None:
+    s = scan(torch.rand(64, 60, 70, generator=seeded(1)) < 0.5)
+    points = CENTRE + (torch.rand(400, 3, generator=seeded(2)) - 0.5) * 180
+    found = in_body(s, points)
+    assert torch.equal(found, inside_body(s, points))
+    assert 0 < found.sum() < 300
+
+
+# --- random cells ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 4)])
+def test_random_cells_are_centres_of_cells_that_lie_wholly_in_the_box(stride: tuple[int, int, int]) -> None:
+    view = replace(views(0)[0], box=torch.tensor([[3.0, 0.0, 5.0], [20.0, 31.0, 30.0]]))
+    index = random_cells(view, stride, 3000, seeded(0))
+    step = torch.tensor(stride)
+    cell = (index - (step - 1) / 2) / step
+    assert torch.equal(cell, cell.round())
+    assert (index - (step - 1) / 2 >= view.box[0]).all()
+    assert (index + (step - 1) / 2 <= view.box[1]).all()
+    cells_z = range(-(-3 // stride[0]), 21 // stride[0])
+    assert sorted(set(cell[:, 0].int().tolist())) == list(cells_z), "every cell can be drawn"
+    assert torch.equal(index, random_cells(view, stride, 3000, seeded(0)))
+
+
+# --- descriptors ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (8, 8, 8), (1, 2, 4)])
+def test_at_the_centre_of_a_cell_its_own_descriptor_is_sampled(stride: tuple[int, int, int]) -> None:
+    features = torch.randn(1, 6, 5, 4, 7, generator=seeded(0))
+    cells = torch.tensor([[0, 0, 0], [4, 3, 6], [2, 1, 5], [3, 0, 2]])
+    step = torch.tensor(stride)
+    sampled = sample_descriptors(features, stride, cells * step + (step - 1) / 2)
+    expected = torch.stack([features[0, :, z, y, x] for z, y, x in cells.tolist()])
+    torch.testing.assert_close(sampled, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_between_cells_the_raw_descriptors_are_mixed_then_made_unit_length() -> None:
+    features = torch.randn(1, 6, 5, 4, 7, generator=seeded(1))
+    sampled = sample_descriptors(features, (2, 2, 2), torch.tensor([[4.5, 2.5, 5.5]]))
+    mixed = features[0, :, 2, 1, 2] * 0.5 + features[0, :, 2, 1, 3] * 0.5
+    torch.testing.assert_close(sampled[0], F.normalize(mixed, dim=0), atol=1e-5, rtol=1e-4)
+    assert float(sampled.norm()) == pytest.approx(1)
+
+
+def test_beyond_the_outermost_centres_the_descriptor_stays_the_same() -> None:
+    features = torch.randn(1, 6, 5, 4, 7, generator=seeded(2))
+    sampled = sample_descriptors(features, (8, 8, 8), torch.tensor([[0.0, 0.0, 0.0], [3.5, 3.5, 3.5]]))
+    torch.testing.assert_close(sampled[0], sampled[1])
