@@ -117,9 +117,9 @@ def test_network_arguments_come_from_the_card(pretrained: Path, tmp_path: Path) 
     assert network.lateral3.weight.shape[:2] == (16, 16) and network.lateral2.weight.shape[:2] == (8, 16)
 
 
-def test_weights_are_stored_in_half_precision(tmp_path: Path) -> None:
+def test_kernels_are_stored_in_half_precision(tmp_path: Path) -> None:
     save_model(tiny_model(), tmp_path / "model.safetensors")
-    assert {v.dtype for v in load_file(tmp_path / "model.safetensors").values()} == {torch.float16}
+    assert {v.dtype for v in load_file(tmp_path / "model.safetensors").values() if v.ndim > 1} == {torch.float16}
 
 
 def test_statistics_beyond_half_precision_do_not_become_infinite(pretrained: Path, tmp_path: Path) -> None:

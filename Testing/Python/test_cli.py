@@ -222,7 +222,9 @@ def test_no_good_target_writes_nothing(folder: Path, tmp_path: Path, capsys: pyt
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["carina", "carina=1,2", "carina=1,2,3,4", "carina=1,2,x", "=1,2,3", "carina=1,nan,3", "carina=1,inf,3", ""])
+@pytest.mark.parametrize(
+    "text", ["carina", "carina=1,2", "carina=1,2,3,4", "carina=1,2,x", "=1,2,3", "carina=1,nan,3", "carina=1,inf,3", ""]
+)
 def test_a_landmark_that_cannot_be_parsed_is_quoted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     assert match(folder, tmp_path / "out", "b.nii.gz", landmarks=False, options=("--landmark", text)) == 2
     assert f"'{text}' is not a landmark; write NAME=x,y,z in LPS mm" in says(capsys)
@@ -304,6 +306,7 @@ def test_evaluate_says_what_is_wrong_with_the_pairs(tmp_path: Path, capsys: pyte
 # --- embed, info, models, cache -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("error")
 def test_embedding_ahead_fills_the_cache_that_match_then_uses(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = ("--cache", str(tmp_path / "kept"))
     assert main(["embed", str(folder / "a.nrrd"), str(folder / "b.nii.gz"), "--device", "cpu", *cache]) == 0

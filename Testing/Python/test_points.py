@@ -152,7 +152,7 @@ def test_empty_ids_become_free_numbers(tmp_path: Path) -> None:
 
 
 def test_plain_csv_by_hand(tmp_path: Path) -> None:
-    content = "\ufeffLabel , x,y,Z,comment,confidence\ncarina,1,-2.5,3e1,by eye,0.75\n\n\"a\nb\",0,0,0,,\n"
+    content = '\ufeffLabel , x,y,Z,comment,confidence\ncarina,1,-2.5,3e1,by eye,0.75\n\n"a\nb",0,0,0,,\n'
     points = read_points(saved(tmp_path / "hand.csv", content))
     assert points == PointList((Point("carina", (1, -2.5, 30), measurements={"confidence": 0.75}), Point("a\nb", (0, 0, 0))), "hand")
 

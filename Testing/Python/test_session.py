@@ -141,7 +141,7 @@ def test_other_weights_under_the_same_card_are_not_taken_from_the_cache(tmp_path
 def test_damaged_entry_is_made_anew(tmp_path: Path, embedded: list[Volume]) -> None:
     session, volume = Session(tiny_model(), "cpu", Cache(tmp_path)), tissue_volume((16, 16, 16))
     first = session.embed(volume).embedding
-    (tmp_path / cache_key(volume, session.model.card) / "coarse.npy").unlink()
+    (tmp_path / cache_key(volume, session.model.card, session.fingerprint) / "coarse.npy").unlink()
     np.testing.assert_array_equal(session.embed(volume).embedding.fine, first.fine)
     assert len(embedded) == 2
 

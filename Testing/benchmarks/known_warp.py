@@ -69,7 +69,9 @@ def warped_pair(volume: Volume, seed: int) -> tuple[Volume, np.ndarray, np.ndarr
     image = ndimage.map_coordinates(raw, grid.world_to_index(source).T, order=1, mode="constant", cval=outside).reshape(target.shape_zyx)
     image = image + rng.normal(0, NOISE_SHARE * 1000 if modality == "ct" else NOISE_SHARE * np.percentile(raw, 99), image.shape)
     cells = np.argwhere(body_mask(raw, modality))
-    points = grid.index_to_world(cells[rng.permutation(len(cells))[: 40 * POINTS]] + rng.uniform(-0.5, 0.5, (min(len(cells), 40 * POINTS), 3)))
+    points = grid.index_to_world(
+        cells[rng.permutation(len(cells))[: 40 * POINTS]] + rng.uniform(-0.5, 0.5, (min(len(cells), 40 * POINTS), 3))
+    )
     truth = warp(points)
     inside = target.contains(truth) & target.contains(truth + 4) & target.contains(truth - 4)
     return Volume(image.astype(np.float32), target, modality, volume.name), points[inside][:POINTS], truth[inside][:POINTS]

@@ -113,7 +113,7 @@ def embed_image(
         try:
             return _embed_tiled(image, network, device, core, progress, cancel)
         except torch.OutOfMemoryError:
-            if min(core) < 2 * SMALLEST_TILE:
+            if min(core) <= SMALLEST_TILE:
                 raise
             core = (core[0] // 2, core[1] // 2, core[2] // 2)
             torch.cuda.empty_cache()

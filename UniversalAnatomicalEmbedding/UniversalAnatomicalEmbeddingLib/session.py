@@ -70,12 +70,11 @@ class Session:
 
 def choose_device(name: str) -> str:
     """Resolve "auto" to the best device there is, and check that any other is there."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise InputError(f"'{name}' is not a device; use auto, cpu, mps, cuda or cuda:0.")
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = name.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False) or (kind == "cuda" and int(number or 0) >= torch.cuda.device_count()):
+    kind, _, number = name.partition(":")
+    wellformed = re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) is not None
+    if not (wellformed and there[kind]) or (number and int(number) >= torch.cuda.device_count()):
         raise InputError(f"Device '{name}' is not available here; use auto or {', '.join(k for k, v in there.items() if v)}.")
     return name

@@ -70,10 +70,9 @@ def match_points(
         features(peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm), calibration
     )
     status = ["uncertain" if note and s == "found" else s for note, s in zip(notes, status, strict=True)]
-    figures = np.stack(
-        [peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm, confidence], axis=1
-    ).tolist()
-    return [Match(point, *row, verdict, note) for point, row, verdict, note in zip(found, figures, status, notes, strict=True)]
+    numbers = (peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm, confidence)
+    rows = zip(found, *(n.tolist() for n in numbers), status, notes, strict=True)
+    return [Match(p, a, b, c, d, e, f, g, verdict, note) for p, a, b, c, d, e, f, g, verdict, note in rows]
 
 
 def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: FloatArray, options: MatchOptions) -> FloatArray:

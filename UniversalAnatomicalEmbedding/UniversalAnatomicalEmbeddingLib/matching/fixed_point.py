@@ -17,7 +17,6 @@ from .similarity import Searchable
 
 PASSES = 2
 FEWEST_ANCHORS = 5
-RIDGE_MM2 = 64.0
 HUBER_MM = 3.0
 
 
@@ -54,11 +53,13 @@ def _match_one(point: FloatArray, anchors: FloatArray, template: Searchable, tar
     return FixedPoint(position, len(pairs), residual)
 
 
-def local_map(source: FloatArray, destination: FloatArray, point: FloatArray, falloff_mm: float = 10.0) -> tuple[FloatArray, float]:
+def local_map(
+    source: FloatArray, destination: FloatArray, point: FloatArray, falloff_mm: float = 10.0, ridge_mm2: float = 0.5
+) -> tuple[FloatArray, float]:
     """Where the pairs (N, 3) -> (N, 3) carry ``point`` (3,), and their root mean square residual in mm.
 
-    Weighted affine fit with Huber weights, pairs nearer to the point than ``falloff_mm`` counting more, its linear part drawn towards the identity so that few
-    or coplanar anchors stay well posed.
+    Weighted affine fit with Huber weights, pairs nearer to the point than ``falloff_mm`` counting more, its linear part drawn towards the
+    identity by ``ridge_mm2``, so that few or coplanar anchors stay well posed.
     """
     distance = np.linalg.norm(source - point, axis=1)
     base = 1.0 / (1.0 + (distance / falloff_mm) ** 2)
@@ -67,8 +68,8 @@ def local_map(source: FloatArray, destination: FloatArray, point: FloatArray, fa
         share = weight / weight.sum()
         centre, image = share @ source, share @ destination
         a, b = source - centre, destination - image
-        gram = (a * share[:, None]).T @ a + RIDGE_MM2 / len(source) * np.eye(3)
-        linear = np.linalg.solve(gram, (a * share[:, None]).T @ b + RIDGE_MM2 / len(source) * np.eye(3)).T
+        gram = (a * share[:, None]).T @ a + ridge_mm2 * np.eye(3)
+        linear = np.linalg.solve(gram, (a * share[:, None]).T @ b + ridge_mm2 * np.eye(3)).T
         error = np.linalg.norm(b - a @ linear.T, axis=1)
         weight = base * np.minimum(1.0, HUBER_MM / np.maximum(error, 1e-9))
     share = weight / weight.sum()

@@ -26,6 +26,8 @@ NEIGHBOURS = 12
 STRAY_MM = 20.0
 SUPPORT = 16
 REACH_MM = 90.0
+FALLOFF_MM = 40.0
+RIDGE_MM2 = 100.0
 AT_ONCE = 128
 SMALLEST_RADIUS_MM = 8.0
 LARGEST_RADIUS_MM = 20.0
@@ -46,7 +48,7 @@ class Guide:
         distance, near = cKDTree(self.source).query(points_lps, k=SUPPORT)
         for i, point in enumerate(np.asarray(points_lps, dtype=np.float64)):
             if distance[i, SUPPORT // 2] <= REACH_MM:
-                position[i], spread[i] = local_map(self.source[near[i]], self.destination[near[i]], point, falloff_mm=40.0)
+                position[i], spread[i] = local_map(self.source[near[i]], self.destination[near[i]], point, FALLOFF_MM, RIDGE_MM2)
         return position, spread
 
 
