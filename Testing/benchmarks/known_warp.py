@@ -37,21 +37,22 @@ class Warp:
         angles = np.deg2rad(rng.uniform(-ROTATION_DEG, ROTATION_DEG, 3))
         self.rotation = _rotation(angles)
         self.shift = rng.uniform(-SHIFT_MM, SHIFT_MM, 3)
-        self.nodes = rng.normal(0, WARP_SD_MM, (3, WARP_NODES, WARP_NODES, WARP_NODES))
+        nodes = rng.normal(0, WARP_SD_MM, (3, WARP_NODES, WARP_NODES, WARP_NODES))
+        self.nodes = [ndimage.spline_filter(n, order=3) for n in nodes]
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Where points (N, 3) LPS mm go."""
         lattice = ((points - self.centre) / self.extent + 0.5) * (WARP_NODES - 1)
-        moved = [ndimage.map_coordinates(n, lattice.T, order=3, mode="nearest", prefilter=True) for n in self.nodes]
+        moved = [ndimage.map_coordinates(n, lattice.T, order=3, mode="nearest", prefilter=False) for n in self.nodes]
         return (points + np.stack(moved, 1) - self.centre) @ self.rotation.T + self.centre + self.shift
 
     def inverse(self, points: np.ndarray) -> np.ndarray:
         """Fixed-point iteration to well under a micrometre."""
         straight = (points - self.centre - self.shift) @ self.rotation + self.centre
         guess = straight.copy()
-        for _ in range(60):
+        for _ in range(12):
             lattice = ((guess - self.centre) / self.extent + 0.5) * (WARP_NODES - 1)
-            moved = [ndimage.map_coordinates(n, lattice.T, order=3, mode="nearest", prefilter=True) for n in self.nodes]
+            moved = [ndimage.map_coordinates(n, lattice.T, order=3, mode="nearest", prefilter=False) for n in self.nodes]
             guess = straight - np.stack(moved, 1)
         return guess
 
