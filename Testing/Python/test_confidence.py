@@ -49,17 +49,18 @@ def test_probability_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("similarity", "coarse", "status"),
-    [(1.0, 1.0, "found"), (-1.0, 1.0, "uncertain"), (1.0, -1.0, "absent"), (-1.0, -1.0, "absent"), (0.0, 0.0, "found")],
+    [(1.0, 1.0, "found"), (-1.0, 1.0, "uncertain"), (1.0, -1.0, "absent"), (-1.0, -1.0, "absent"), (0.0, 0.0, "uncertain")],
 )
 def test_status_follows_presence_first_and_correctness_then(similarity: float, coarse: float, status: str) -> None:
     confidence, found = judge(row(similarity, coarse), BY_SIGN)
     assert found == [status]
-    assert confidence[0] == pytest.approx(1 / (1 + np.exp(-10 * similarity)))
+    there, right = 1 / (1 + np.exp(-10 * coarse)), 1 / (1 + np.exp(-10 * similarity))
+    assert confidence[0] == pytest.approx(there * right), "an error under 10 mm needs the anatomy to be there"
 
 
 def test_absence_threshold_is_the_calibrated_one() -> None:
     x = row(1.0, 0.0)
-    for threshold, status in ((0.49, "found"), (0.51, "absent")):
+    for threshold, status in ((0.49, "uncertain"), (0.51, "absent")):
         assert judge(x, Calibration(BY_SIGN.correct, BY_SIGN.present, threshold))[1] == [status]
 
 

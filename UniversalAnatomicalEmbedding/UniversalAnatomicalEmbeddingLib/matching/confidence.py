@@ -19,7 +19,7 @@ UNCALIBRATED_CYCLE_MM = 10.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """Two logistic models over :data:`FEATURES`: ``correct`` predicts an error under 10 mm, ``present`` that the target shows the anatomy.
+    """Two logistic models over :data:`FEATURES`: ``present`` predicts that the target shows the anatomy, ``correct`` that then the error is under 10 mm.
 
     Each is (weights..., intercept). A match whose probability of presence is under ``absent_below`` is reported absent.
     """
@@ -60,7 +60,7 @@ def judge(x: FloatArray, calibration: Calibration | None) -> tuple[FloatArray, l
         close = x[:, 3] <= np.log1p(UNCALIBRATED_CYCLE_MM)
         return np.full(len(x), np.nan), ["found" if c else "uncertain" for c in close]
     present = probability(x, calibration.present)
-    correct = probability(x, calibration.correct)
+    correct = present * probability(x, calibration.correct)
     status: list[Status] = []
     for seen, good in zip(present, correct, strict=True):
         status.append("absent" if seen < calibration.absent_below else "found" if good >= FOUND_PROBABILITY else "uncertain")
