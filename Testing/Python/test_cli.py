@@ -154,9 +154,10 @@ def test_landmarks_can_be_given_on_the_command_line_and_are_added_to_the_file(fo
 
 def test_a_calibrated_model_gives_confidences(folder: Path, tmp_path: Path) -> None:
     assert match(folder, tmp_path, "b.nii.gz", options=("--model", str(folder / "calibrated.safetensors"))) == 0
-    assert [(r["confidence"], r["status"]) for r in table(tmp_path / "matches.csv")] == [("0.8808", "found")] * 2
+    # sigmoid(2) for an error under 10 mm, times sigmoid(2) for being there
+    assert [(r["confidence"], r["status"]) for r in table(tmp_path / "matches.csv")] == [("0.7758", "found")] * 2
     [point, _] = read_points(tmp_path / "b.mrk.json")
-    assert point.measurements["confidence"] == pytest.approx(0.8808, abs=1e-4)
+    assert point.measurements["confidence"] == pytest.approx(0.7758, abs=1e-4)
 
 
 def test_an_absent_landmark_has_a_verdict_but_no_position(folder: Path, tmp_path: Path) -> None:
