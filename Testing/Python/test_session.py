@@ -245,7 +245,7 @@ def test_no_points_give_no_matches() -> None:
 def test_calibration_of_the_model_gives_the_confidence() -> None:
     plain, values = tiny_model(), {"correct": [0.0] * len(FEATURES) + [1.0], "present": [0.0] * len(FEATURES) + [5.0], "absent_below": 0.5}
     calibrated = Model(plain.network, replace(plain.card, calibration=values))
-    for session, expected in ((Session(plain, "cpu"), np.nan), (Session(calibrated, "cpu"), 1 / (1 + np.exp(-1)))):
+    for session, expected in ((Session(plain, "cpu"), np.nan), (Session(calibrated, "cpu"), 1 / (1 + np.exp(-1)) / (1 + np.exp(-5)))):
         scan = session.embed(blobs())
         match = session.match(scan, scan.embedding.fine_grid.index_to_world([(8, 9, 10)]), scan)[0]
         np.testing.assert_allclose(match.confidence, expected)
