@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import lightning as L
@@ -19,10 +19,16 @@ from UniversalAnatomicalEmbeddingLib.volume import read_volume
 
 from .augment import Augmentation, ViewParameters, draw_view
 
+LEAST_COMMON = 500
+
 
 @dataclass(frozen=True)
 class Scan:
-    """One canonical scan: ``image`` and ``body`` ``(Z, Y, X)``, ``seeds`` (n, 3) some body voxels (z, y, x), ``mm_to_index`` (3, 4)."""
+    """One canonical scan: ``image`` and ``body`` ``(Z, Y, X)``, ``seeds`` (n, 3) some body voxels (z, y, x), ``mm_to_index`` (3, 4).
+
+    ``anchors`` (K, 3) are the places (x, y, z mm; NaN: not shown) of K anatomical points common to all scans that have anchors, and ``tissue`` (K,)
+    what lies there (0: unknown); both empty for a scan that has none.
+    """
 
     name: str
     modality: str
@@ -31,6 +37,8 @@ class Scan:
     body: Tensor
     seeds: Tensor
     mm_to_index: Tensor
+    anchors: Tensor = field(default_factory=lambda: torch.empty(0, 3))
+    tissue: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
 
     def to(self, device: torch.device) -> Scan:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -39,7 +47,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class PairParameters:
-    """One training example: two views, of one scan or of two scans that share a physical frame."""
+    """One training example: two views, of one scan, of two scans that share a physical frame, or of two patients (then by their anchors)."""
 
     fixed_scan: int
     moving_scan: int
@@ -75,14 +83,38 @@ def load_scan(path: str, modality: str, frame: str, intensity: Intensity) -> Sca
     )
 
 
+def with_anchors(scans: list[Scan], path: Path) -> list[Scan]:
+    """The scans with the corresponding points that :mod:`training.atlas` found between patients."""
+    with np.load(path) as table:
+        known = {str(n): i for i, n in enumerate(table["names"])}
+        places, tissue = torch.from_numpy(table["positions"]), torch.from_numpy(table["tissue"])
+    return [replace(s, anchors=places[known[s.name]], tissue=tissue[known[s.name]]) if s.name in known else s for s in scans]
+
+
+def common_anchors(fixed: Scan, moving: Scan) -> Tensor:
+    """Row numbers of the anchors that both scans show in the same tissue, as far as that is known."""
+    if not len(fixed.anchors) or not len(moving.anchors):
+        return torch.empty(0, dtype=torch.long)
+    shown = (torch.isfinite(fixed.anchors) & torch.isfinite(moving.anchors)).all(1)
+    agree = (fixed.tissue == moving.tissue) | (fixed.tissue == 0) | (moving.tissue == 0)
+    return (shown & agree).nonzero()[:, 0]
+
+
 class PairStream(IterableDataset):
     """Endless :class:`PairParameters`; example number i of a seed is always the same, so a resumed run continues exactly."""
 
     def __init__(
-        self, scans: list[Scan], augmentation: Augmentation, seed: int, first: int, max_view: tuple[int, int, int], cross_p: float
+        self,
+        scans: list[Scan],
+        augmentation: Augmentation,
+        seed: int,
+        first: int,
+        max_view: tuple[int, int, int],
+        cross_p: float,
+        between_p: float = 0.0,
     ) -> None:
         self.scans, self.augmentation, self.seed, self.first = scans, augmentation, seed, first
-        self.max_view, self.cross_p = max_view, cross_p
+        self.max_view, self.cross_p, self.between_p = max_view, cross_p, between_p
         self.frames: dict[str, list[int]] = defaultdict(list)
         for i, scan in enumerate(scans):
             self.frames[scan.frame].append(i)
@@ -99,16 +131,39 @@ class PairStream(IterableDataset):
         """Example ``number``: two views around one random point of the body."""
         g = Generator().manual_seed(self.seed * 1_000_003 + number)
         fixed = int(torch.multinomial(self.weights, 1, generator=g))
+        if len(self.scans[fixed].anchors) and bool(torch.rand(1, generator=g) < self.between_p):
+            pair = self._draw_between(fixed, g)
+            if pair is not None:
+                return pair
         others = [i for i in self.frames[self.scans[fixed].frame] if i != fixed]
         cross = bool(others) and bool(torch.rand(1, generator=g) < self.cross_p)
         moving = others[int(torch.randint(0, len(others), (1,), generator=g))] if cross else fixed
         seeds = self.scans[moving].seeds
         point = seeds[int(torch.randint(0, len(seeds), (1,), generator=g))].float()
-        shape = tuple(_view_size(n, m, g) for n, m in zip(self.scans[fixed].image.shape, self.max_view, strict=True))
+        shape = self._shape(fixed, g)
         views = [
             draw_view(_view_centre(self.scans[moving], point, shape), shape, elastic, self.augmentation, g) for elastic in (False, True)
         ]
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
+
+    def _draw_between(self, fixed: int, g: Generator) -> PairParameters | None:
+        """Two patients around one common anchor; None if the one drawn shares too little anatomy."""
+        others = [i for i, s in enumerate(self.scans) if i != fixed and len(s.anchors)]
+        moving = others[int(torch.randint(0, len(others), (1,), generator=g))]
+        common = common_anchors(self.scans[fixed], self.scans[moving])
+        if len(common) < LEAST_COMMON:
+            return None
+        anchor = common[int(torch.randint(0, len(common), (1,), generator=g))]
+        shape = self._shape(fixed, g)
+        views = []
+        for scan in (self.scans[fixed], self.scans[moving]):
+            index = scan.mm_to_index[:, :3] @ scan.anchors[anchor] + scan.mm_to_index[:, 3]
+            views.append(draw_view(_view_centre(scan, index.flip(0), shape), shape, False, self.augmentation, g))
+        return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
+
+    def _shape(self, scan: int, g: Generator) -> tuple[int, int, int]:
+        z, y, x = (_view_size(n, m, g) for n, m in zip(self.scans[scan].image.shape, self.max_view, strict=True))
+        return z, y, x
 
 
 def _view_centre(scan: Scan, point_zyx: Tensor, shape_zyx: tuple[int, int, int]) -> Tensor:
@@ -129,7 +184,8 @@ def _view_size(available: int, maximum: int, g: Generator) -> int:
 class PairDataModule(L.LightningDataModule):
     """Loads every scan of ``index`` into memory and serves ``pairs_per_step`` view pairs a step.
 
-    ``max_view`` (z, y, x) voxels of 2 mm; ``cross_p`` probability of taking the second view from another scan of the same frame.
+    ``max_view`` (z, y, x) voxels of 2 mm; ``cross_p`` probability of taking the second view from another scan of the same frame. With a file of
+    ``anchors`` (:mod:`training.atlas`), ``between_p`` of the pairs of scans in it are of two patients.
     """
 
     def __init__(
@@ -139,6 +195,8 @@ class PairDataModule(L.LightningDataModule):
         pairs_per_step: int = 3,
         max_view: tuple[int, int, int] = (128, 112, 176),
         cross_p: float = 0.4,
+        anchors: Path | None = None,
+        between_p: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -150,6 +208,8 @@ class PairDataModule(L.LightningDataModule):
         if not self.scans:
             rows = read_index(Path(self.hparams.index))
             self.scans = [load_scan(r["path"], r["modality"], r["frame"], Intensity()) for r in rows]
+            if self.hparams.anchors:
+                self.scans = with_anchors(self.scans, Path(self.hparams.anchors))
 
     def transfer_batch_to_device(self, batch: list[PairParameters], device: torch.device, dataloader_idx: int) -> list[PairParameters]:
         """Only the drawn numbers travel; the module cuts the views on its device."""
@@ -158,5 +218,5 @@ class PairDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         h, world, rank = self.hparams, self.trainer.world_size, self.trainer.global_rank
         first = self.trainer.global_step * h.pairs_per_step
-        stream = PairStream(self.scans, self.augmentation, h.seed * world + rank, first, h.max_view, h.cross_p)
+        stream = PairStream(self.scans, self.augmentation, h.seed * world + rank, first, h.max_view, h.cross_p, h.between_p)
         return DataLoader(stream, batch_size=h.pairs_per_step, collate_fn=list)

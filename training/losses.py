@@ -13,27 +13,31 @@ from torch.nn import functional as F
 class PairDescriptors:
     """Unit descriptors of one view pair: ``fine`` and ``coarse`` (2, P, C) of the fixed and the moving view, at positions ``patient_mm`` (2, P, 3).
 
-    The first ``matched`` rows of the two views show the same points; the others are random negatives.
+    The first ``matched`` rows of the two views show the same anatomy; the others are random negatives. Each view's positions are in its own
+    patient's frame. ``slack_mm`` is how far the correspondence may be off: 0 within one patient, some mm between patients.
     """
 
     fine: Tensor
     coarse: Tensor
     patient_mm: Tensor
     matched: int
+    slack_mm: float = 0.0
 
 
 @dataclass(frozen=True)
 class ContrastOptions:
     """Settings of the SAM losses. A negative nearer than ``*_ignore_mm`` to the anchor is not judged; the fine loss keeps ``fine_keep`` random
-    ones of the ``fine_pool`` hardest; ``cross_negatives`` come from other pairs, without the ``cross_skip`` share most like the anchor."""
+    ones of the ``fine_pool`` hardest (all, where there are fewer); ``cross_negatives`` come from other pairs, without the ``cross_skip`` share
+    most like the anchor. Of the correspondences between patients the ``trim`` share that agrees least is left out."""
 
-    fine_ignore_mm: float = 10.0
+    fine_ignore_mm: float = 4.0
     coarse_ignore_mm: float = 24.0
-    fine_pool: int = 6000
-    fine_keep: int = 4000
+    fine_pool: int = 20000
+    fine_keep: int = 20000
     fine_temperature: float = 0.1
     coarse_temperature: float = 0.1
     cross_negatives: int = 400
+    trim: float = 0.25
     cross_skip: float = 0.1
 
 
@@ -55,10 +59,13 @@ def fine_loss(pair: PairDescriptors, side: int, o: ContrastOptions, g: Generator
     anchor, pool = pair.fine[side, :n], pair.fine.flatten(0, 1)
     excluded = too_close(pair, side, o.fine_ignore_mm)
     similarity = anchor @ pool.T
-    fused = similarity.detach() + pair.coarse[side, :n].detach() @ pair.coarse.flatten(0, 1).detach().T
-    chosen = hardest(fused, excluded, o.fine_pool, o.fine_keep, g)
+    if o.fine_keep < len(pool):
+        fused = similarity.detach() + pair.coarse[side, :n].detach() @ pair.coarse.flatten(0, 1).detach().T
+        chosen = hardest(fused, excluded, o.fine_pool, o.fine_keep, g)
+        similarity, excluded = similarity.gather(1, chosen), excluded.gather(1, chosen)
     positive = (anchor * pair.fine[1 - side, :n]).sum(1)
-    return info_nce(positive, similarity.gather(1, chosen), excluded.gather(1, chosen), o.fine_temperature)
+    kept = trusted(positive, pair, o)
+    return info_nce(positive[kept], similarity[kept], excluded[kept], o.fine_temperature)
 
 
 def coarse_loss(pair: PairDescriptors, side: int, foreign: Tensor | None, o: ContrastOptions) -> Tensor:
@@ -74,12 +81,23 @@ def coarse_loss(pair: PairDescriptors, side: int, foreign: Tensor | None, o: Con
         negatives = torch.cat([negatives, apart], dim=1)
         excluded = torch.cat([excluded, torch.zeros_like(apart, dtype=torch.bool)], dim=1)
     positive = (anchor * pair.coarse[1 - side, :n]).sum(1)
-    return info_nce(positive, negatives, excluded, o.coarse_temperature)
+    kept = trusted(positive, pair, o)
+    return info_nce(positive[kept], negatives[kept], excluded[kept], o.coarse_temperature)
+
+
+def trusted(positive: Tensor, pair: PairDescriptors, o: ContrastOptions) -> Tensor:
+    """Row numbers of the correspondences to learn from: all within one patient, without the least similar ones between patients."""
+    count = len(positive) if pair.slack_mm == 0 else max(1, round(len(positive) * (1 - o.trim)))
+    return positive.detach().topk(count).indices
 
 
 def too_close(pair: PairDescriptors, side: int, radius_mm: float) -> Tensor:
-    """(matched, 2P) mask of pool positions within ``radius_mm`` of each anchor; their own partner is among them."""
-    return torch.cdist(pair.patient_mm[side, : pair.matched], pair.patient_mm.flatten(0, 1)) < radius_mm
+    """(matched, 2P) mask of pool positions that may show the anchor's own anatomy: within ``radius_mm`` of the anchor in its own view, and of
+    its partner, plus the slack of the pair, in the other view."""
+    n = pair.matched
+    own, other = (torch.cdist(pair.patient_mm[s, :n], pair.patient_mm[s]) for s in (side, 1 - side))
+    masks = {side: own < radius_mm, 1 - side: other < radius_mm + pair.slack_mm}
+    return torch.cat([masks[0], masks[1]], dim=1)
 
 
 def info_nce(positive: Tensor, negatives: Tensor, excluded: Tensor, temperature: float) -> Tensor:

@@ -11,15 +11,16 @@ from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 from .augment import cut_view, to_patient
 from .data import PairParameters, Scan
 from .losses import ContrastOptions, PairDescriptors, sam_losses
-from .sampling import corresponding_points, random_cells, sample_descriptors
+from .sampling import cells_near, corresponding_anchors, corresponding_points, random_cells, sample_descriptors
 
 
 class SelfSupervisedModule(L.LightningModule):
     """Coarse and fine InfoNCE between corresponding points of two views of one patient.
 
-    ``points`` correspondences and ``cells`` random negatives are compared per view. The learning rate warms up over ``warmup`` steps, stays,
-    and falls linearly to zero over the last ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps. From step
-    ``freeze_norm`` on, batch norm uses its frozen statistics, as it does for inference.
+    ``points`` correspondences, ``cells`` random negatives and ``near`` ones within some ``near_reach`` voxels of the points are compared per
+    view. Anchors of two patients may be wrong by ``slack_mm``. The learning rate warms up over ``warmup`` steps, stays, and falls linearly to
+    zero over the last ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps. From step ``freeze_norm`` on,
+    batch norm uses its frozen statistics, as it does for inference.
     """
 
     def __init__(
@@ -27,7 +28,10 @@ class SelfSupervisedModule(L.LightningModule):
         network: Embedder,
         contrast: ContrastOptions,
         points: int = 640,
-        cells: int = 3000,
+        cells: int = 2000,
+        near: int = 3000,
+        near_reach: float = 4.0,
+        slack_mm: float = 12.0,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.02,
         warmup: int = 60,
@@ -63,9 +67,11 @@ class SelfSupervisedModule(L.LightningModule):
         sides = [(fixed_scan.to(self.device), pair.fixed.to(self.device)), (moving_scan.to(self.device), pair.moving.to(self.device))]
         images = torch.cat([cut_view(scan.image, scan.mm_to_index, view) for scan, view in sides])
         maps = self.network.features(images)
-        at = corresponding_points(sides[0], sides[1], self.hparams.points, g)
+        h = self.hparams
+        between = fixed_scan.frame != moving_scan.frame
+        at = (corresponding_anchors if between else corresponding_points)(sides[0], sides[1], h.points, g)
         index = [
-            torch.cat([own, random_cells(view, self.network.fine_stride, self.hparams.cells, g)])
+            torch.cat([own, random_cells(view, self.network.fine_stride, h.cells, g), cells_near(own, view, h.near, h.near_reach, g)])
             for own, (_, view) in zip((at.fixed_index, at.moving_index), sides, strict=True)
         ]
         heads = {
@@ -73,7 +79,7 @@ class SelfSupervisedModule(L.LightningModule):
             for head, stride in (("fine", self.network.fine_stride), ("coarse", self.network.coarse_stride))
         }
         patient = torch.stack([to_patient(index[s], sides[s][1]) for s in (0, 1)])
-        return PairDescriptors(heads["fine"], heads["coarse"], patient, matched=len(at))
+        return PairDescriptors(heads["fine"], heads["coarse"], patient, matched=len(at), slack_mm=h.slack_mm if between else 0.0)
 
     def configure_optimizers(self):
         h = self.hparams

@@ -9,19 +9,18 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from .augment import ViewParameters, from_patient, to_patient
-from .data import Scan
+from .data import Scan, common_anchors
 
 
 @dataclass(frozen=True)
 class Correspondences:
-    """The same ``patient_mm`` (N, 3) (x, y, z) seen at continuous indices (N, 3) (z, y, x) of the fixed and the moving view."""
+    """The same anatomy at continuous indices (N, 3) (z, y, x) of the fixed and the moving view."""
 
     fixed_index: Tensor
     moving_index: Tensor
-    patient_mm: Tensor
 
     def __len__(self) -> int:
-        return len(self.patient_mm)
+        return len(self.fixed_index)
 
 
 def corresponding_points(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan, ViewParameters], n: int, g: Generator) -> Correspondences:
@@ -31,12 +30,27 @@ def corresponding_points(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan,
     moving_index = (low + (high - low) * torch.rand(16 * n, 3, generator=g)).to(moving_view.affine.device)
     points = to_patient(moving_index, moving_view)
     fixed_index = from_patient(points, fixed_view)
-    inside = ((fixed_index >= fixed_view.box[0]) & (fixed_index <= fixed_view.box[1])).all(1)
-    inside &= in_body(fixed_scan, points)
+    inside = in_box(fixed_index, fixed_view) & in_body(fixed_scan, points)
     if moving_scan is not fixed_scan:
         inside &= in_body(moving_scan, points)
     kept = inside.nonzero()[:n, 0]
-    return Correspondences(fixed_index[kept], moving_index[kept], points[kept])
+    return Correspondences(fixed_index[kept], moving_index[kept])
+
+
+def corresponding_anchors(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan, ViewParameters], n: int, g: Generator) -> Correspondences:
+    """Up to ``n`` random common anchors of two patients that both views (without deformation) show."""
+    (fixed_scan, fixed_view), (moving_scan, moving_view) = fixed, moving
+    common = common_anchors(fixed_scan, moving_scan)
+    fixed_index = from_patient(fixed_scan.anchors[common], fixed_view)
+    moving_index = from_patient(moving_scan.anchors[common], moving_view)
+    inside = (in_box(fixed_index, fixed_view) & in_box(moving_index, moving_view)).nonzero()[:, 0]
+    kept = inside[torch.randperm(len(inside), generator=g)[:n].to(inside.device)]
+    return Correspondences(fixed_index[kept], moving_index[kept])
+
+
+def in_box(index_zyx: Tensor, view: ViewParameters) -> Tensor:
+    """Whether view indices (N, 3) lie in the kept box."""
+    return ((index_zyx >= view.box[0]) & (index_zyx <= view.box[1])).all(1)
 
 
 def random_cells(view: ViewParameters, stride: tuple[int, int, int], n: int, g: Generator) -> Tensor:
@@ -47,6 +61,15 @@ def random_cells(view: ViewParameters, stride: tuple[int, int, int], n: int, g: 
     last = torch.maximum(((high + 1) / step).floor() - 1, first)
     cell = (first + (last - first + 1) * torch.rand(n, 3, generator=g)).floor()
     return (cell * step + (step - 1) / 2).to(view.affine.device)
+
+
+def cells_near(index_zyx: Tensor, view: ViewParameters, n: int, reach: float, g: Generator) -> Tensor:
+    """View indices (n, 3) scattered (normal, ``reach`` voxels) around some of ``index_zyx`` (N, 3), kept in the box: the hard negatives of precision."""
+    if not len(index_zyx):
+        return index_zyx
+    chosen = torch.randint(0, len(index_zyx), (n,), generator=g).to(index_zyx.device)
+    offset = (reach * torch.randn(n, 3, generator=g)).to(index_zyx.device)
+    return torch.minimum(torch.maximum(index_zyx[chosen] + offset, view.box[0]), view.box[1])
 
 
 def sample_descriptors(features: Tensor, stride: tuple[int, int, int], index_zyx: Tensor) -> Tensor:
