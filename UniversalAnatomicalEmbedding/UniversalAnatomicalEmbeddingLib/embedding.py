@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Event
 
 import numpy as np
@@ -43,12 +44,12 @@ class Embedding:
     model_id: str
     name: str
 
-    @property
+    @cached_property
     def fine_grid(self) -> Grid:
         """Positions of the fine cells."""
         return _with_shape(self.grid.cells(self.fine_stride), self.fine.shape[:3])
 
-    @property
+    @cached_property
     def coarse_grid(self) -> Grid:
         """Positions of the coarse cells."""
         return _with_shape(self.grid.cells(self.coarse_stride), self.coarse.shape[:3])

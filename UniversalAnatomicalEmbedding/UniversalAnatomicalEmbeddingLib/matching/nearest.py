@@ -87,9 +87,7 @@ def _best_within(
     bounded = torch.isfinite(radius)
     if not bounded.any():
         return best, similarity
-    reach = (radius[bounded].max() / _cell_mm(target)).ceil().int().tolist()
-    cube = torch.cartesian_prod(*(torch.arange(-r, r + 1, device=target.device) for r in reach))
-    cells = centre.round().long()[:, None] + cube
+    cells = centre.round().long()[:, None] + _ball(float(radius[bounded].max()), target)
     inside = ((cells >= 0) & (cells < torch.tensor(target.shape, device=target.device))).all(-1)
     cells = torch.minimum(cells.clamp(min=0), torch.tensor(target.shape, device=target.device) - 1)
     inside &= ((cells - centre[:, None]) * _cell_mm(target)).square().sum(-1) <= radius[:, None] ** 2
@@ -97,6 +95,13 @@ def _best_within(
     local, at = scores.max(dim=1)
     use = bounded & (local > -1.0)
     return torch.where(use[:, None], cells[torch.arange(len(query)), at], best), torch.where(use, local, similarity)
+
+
+def _ball(radius_mm: float, target: Searchable) -> Tensor:
+    """Offsets (K, 3) to all cells that can lie within ``radius_mm`` of a place half a cell or less away."""
+    mm = _cell_mm(target)
+    cube = torch.cartesian_prod(*(torch.arange(-r, r + 1, device=target.device) for r in (radius_mm / mm).ceil().int().tolist()))
+    return cube[((cube.abs() - 0.5).clamp(min=0) * mm).square().sum(-1) <= radius_mm**2]
 
 
 def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor) -> Tensor:
