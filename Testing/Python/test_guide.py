@@ -120,6 +120,18 @@ def test_anchors_that_do_not_return_or_stray_from_their_neighbours_are_dropped(m
     np.testing.assert_array_equal(guide.destination, there[kept])
 
 
+@pytest.mark.parametrize("tiny", ["template", "target", "both"])
+def test_a_body_that_lies_between_the_lattice_points_gives_anchors_too(tiny: str) -> None:
+    body = np.zeros((20, 24, 28), dtype=bool)
+    body[9, 11, 13] = body[9, 11, 15] = True
+    template, target = (synthetic(body=body if tiny in (name, "both") else None) for name in ("template", "target"))
+    point = template.embedding.fine_grid.index_to_world([9, 11, 13])
+    guide = build_guide(template, target)
+    assert len(guide.source) >= (2 if tiny == "both" else 0)
+    [match] = match_points([(template, point)], target)
+    assert np.linalg.norm(match.point_lps - point[0]) < 1
+
+
 # --- predictions ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -191,6 +191,19 @@ def test_a_point_outside_the_template_is_named_by_number_and_position() -> None:
         match_points([(synthetic(name="baseline"), points)], shifted())
 
 
+@pytest.mark.parametrize("points", [np.zeros((3, 2)), np.zeros(6), np.zeros((1, 2, 3)), 4.0])
+def test_points_that_are_no_triples_are_refused_rather_than_reordered(points: object) -> None:
+    with pytest.raises(InputError, match=r"^Points of shape \(.*\) were given; N points are an array \(N, 3\), LPS mm\.$"):
+        match_points([(synthetic(), points)], shifted())
+
+
+def test_exemplars_must_show_the_same_landmarks() -> None:
+    with pytest.raises(InputError, match=r"show \[6, 2\] landmarks; give at least one template"):
+        match_points([(synthetic(), POINTS), (synthetic(), POINTS[:2])], shifted())
+    with pytest.raises(InputError, match="at least one template"):
+        match_points([], shifted())
+
+
 def test_every_exemplar_is_checked() -> None:
     with pytest.raises(InputError, match="outside the patient in second"):
         match_points([(synthetic(), POINTS), (synthetic(name="second"), POINTS + 500)], shifted())

@@ -118,9 +118,10 @@ class Searchable:
         return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
 
     def lattice(self, step: int) -> Tensor:
-        """Body cells (K, 3) on every ``step``-th index of each axis."""
+        """Body cells (K, 3) on every ``step``-th index of each axis; all of them where the body is too small to hold any of those."""
         cells = _lattice([-(-n // step) for n in self.shape], str(self.device)) * step
-        return cells[self.body[self.flat(cells)]]
+        inside = cells[self.body[self.flat(cells)]]
+        return inside if len(inside) or step == 1 else self.lattice(1)
 
 
 def widen(coarse: Tensor, size: Sequence[int]) -> Tensor:
