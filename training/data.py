@@ -58,7 +58,7 @@ class PairParameters:
 
 def read_index(path: Path) -> list[dict[str, str]]:
     """Rows of an index file (columns ``path``, relative to the file, ``modality`` ct or mr, ``frame``) as :mod:`training.prepare` writes it."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     missing = {"path", "modality", "frame"} - set(rows[0] if rows else {})
     if missing:

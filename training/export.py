@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--catalogue", type=Path, help="catalogue.json beside --out in which the model becomes the default")
     args = parser.parse_args()
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
-    values = yaml.safe_load(args.card.read_text())
+    values = yaml.safe_load(args.card.read_text(encoding="utf-8"))
     values["training"] = {**values.get("training", {}), "steps": int(checkpoint["global_step"])}
     model = trained_model(checkpoint["state_dict"], ModelCard(**values))
     save_model(model, args.out)
@@ -39,11 +39,11 @@ def trained_model(state: dict[str, torch.Tensor], card: ModelCard) -> Model:
 
 def register(card: ModelCard, weights: Path, catalogue: Path) -> None:
     """Enter the weights file, which lies beside the catalogue, as the default model."""
-    content = json.loads(catalogue.read_text()) if catalogue.exists() else {"default": "", "models": []}
+    content = json.loads(catalogue.read_text(encoding="utf-8")) if catalogue.exists() else {"default": "", "models": []}
     others = [m for m in content["models"] if m["id"] != card.id]
     entry = {"id": card.id, "source": "bundled", "file": weights.name, "sha256": sha256(weights), "size": weights.stat().st_size}
     partial = catalogue.with_suffix(".part")
-    partial.write_text(json.dumps({"default": card.id, "models": [entry, *others]}, indent=1) + "\n")
+    partial.write_text(json.dumps({"default": card.id, "models": [entry, *others]}, indent=1) + "\n", encoding="utf-8")
     partial.replace(catalogue)
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = index_rows(args.source)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
+    with args.out.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["path", "modality", "frame", "licence"])
         writer.writeheader()
         for row in rows:
@@ -31,7 +31,7 @@ def index_rows(source: Path) -> list[dict[str, str]]:
     """One row per training scan; scans of one patient that share a physical frame carry the same ``frame``."""
     aligned = aligned_pairs(source / "train" / "ctmr_pairs.json")
     rows = []
-    with (source / "INDEX.csv").open(newline="") as file:
+    with (source / "INDEX.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["split"] != "train":
                 continue
@@ -43,7 +43,7 @@ def index_rows(source: Path) -> list[dict[str, str]]:
 
 def aligned_pairs(path: Path) -> set[str]:
     """Patients whose CT and MR agree to ``MAX_MISALIGNMENT_MM``."""
-    pairs = json.loads(path.read_text())
+    pairs = json.loads(path.read_text(encoding="utf-8"))
     return {Path(p["fixed"]).name.split("_")[0] for p in pairs if p["mi_shift_mm"] <= MAX_MISALIGNMENT_MM}
 
 

@@ -239,6 +239,17 @@ def test_only_the_command_line_prints(path: Path) -> None:
     assert calls == [] or dotted(path) == "cli"
 
 
+@pytest.mark.parametrize("path", SOURCES + TRAINING, ids=lambda p: str(p.relative_to(REPOSITORY)))
+def test_text_files_are_read_and_written_in_a_stated_encoding(path: Path) -> None:
+    """Windows would take its own code page and fail at the first name from elsewhere."""
+    calls = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.Call)]
+    text = [n for n in calls if isinstance(n.func, ast.Attribute) and n.func.attr in ("read_text", "write_text")]
+    opened = [n for n in calls if isinstance(n.func, ast.Attribute) and n.func.attr == "open" and "'rb'" not in ast.unparse(n)]
+    text += [n for n in opened if "'wb'" not in ast.unparse(n)]
+    text += [n for n in calls if isinstance(n.func, ast.Name) and n.func.id == "open"]
+    assert [ast.unparse(n) for n in text if "encoding" not in {k.arg for k in n.keywords}] == []
+
+
 # --- tests ----------------------------------------------------------------------------------------------------------------------------
 
 

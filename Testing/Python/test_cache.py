@@ -257,6 +257,39 @@ def test_entry_appears_only_when_it_is_complete(cache: Cache, monkeypatch: pytes
     assert seen == [None, None, None] and cache.load(KEY, "scan") is not None
 
 
+def test_two_processes_that_store_the_same_scan_do_not_hinder_each_other(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, rivals = np.save, [cache]
+
+    def other_process_first(path: Path, array: np.ndarray) -> None:
+        save(path, array)
+        if path.name == "body.npy" and rivals:
+            rivals.pop().store(KEY, made_up())
+
+    removed: list[Path] = []
+    monkeypatch.setattr("shutil.rmtree", lambda path, **rest: removed.append(path))  # the other entry appears after this process has looked
+    monkeypatch.setattr(np, "save", other_process_first)
+    cache.store(KEY, made_up())
+    assert cache.load(KEY, "scan") is not None
+    assert cache.folder / KEY in removed
+
+
+def test_a_failed_rename_is_not_hidden(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError):
+        cache.store(KEY, made_up())
+
+
+def test_an_entry_that_vanishes_while_it_is_listed_is_passed_over(cache: Cache) -> None:
+    cache.store(KEY, made_up())
+    cache.store(OTHER, made_up())
+    (cache.folder / OTHER / "body.npy").unlink()
+    (cache.folder / OTHER / "body.npy").symlink_to(cache.folder / "removed by another process")
+    assert [key for key, _, _ in cache.entries()] == [KEY]
+
+
 # --- size -----------------------------------------------------------------------------------------------------------------------------
 
 

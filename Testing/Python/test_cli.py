@@ -261,6 +261,23 @@ def test_other_mistakes_are_one_sentence(
     assert sentence in says(capsys)
 
 
+def test_too_little_memory_is_one_sentence_and_a_defect_is_not_hidden(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(message: str) -> None:
+        def job(*args: object) -> None:
+            raise RuntimeError(message)
+
+        monkeypatch.setattr("UniversalAnatomicalEmbeddingLib.session.embed_volume", job)
+
+    fail("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+    assert match(folder, tmp_path, "b.nii.gz") == 2
+    assert "not enough memory" in says(capsys)
+    fail("a defect")
+    with pytest.raises(RuntimeError, match="a defect"):
+        match(folder, tmp_path, "b.nii.gz")
+
+
 def test_a_file_where_the_results_should_go_is_one_sentence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("in the way")
     assert match(folder, tmp_path / "out", "b.nii.gz") == 2
@@ -295,6 +312,13 @@ def test_evaluate_writes_figures_a_table_and_a_picture(folder: Path, tmp_path: P
     assert len(figures["by_landmark"]) == 201
     assert len(table(tmp_path / "out" / "matches.csv")) == 202
     assert f"wrote {tmp_path / 'out'}/evaluation.json" in capsys.readouterr().out
+
+
+def test_evaluate_of_absent_landmarks_alone_writes_its_picture_too(folder: Path, tmp_path: Path) -> None:
+    pair = {"template": "a.nrrd", "template_landmarks": "a.mrk.json", "target": "c.mha"}
+    (folder / "ABSENT.json").write_text(json.dumps([pair]))
+    assert main(["evaluate", str(folder / "ABSENT.json"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"evaluation.json", "matches.csv", "errors.png"}
 
 
 def test_evaluate_says_what_is_wrong_with_the_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,11 @@ def test_both_forms_of_pairs_are_read_relative_to_the_file(tmp_path: Path) -> No
         ({"template": "a"}, "non-empty list of pair objects"),
         (["a.nrrd"], "non-empty list of pair objects"),
         ([{"template": "a", "target": "b"}], "Pair 1 of .* needs template, template_landmarks and target"),
+        ([{"template": ["a"], "target": "b"}], "Pair 1 of .*: template is .*; a path in quotes is needed"),
+        (
+            [{"template": "a", "target": "b", "template_landmarks": "c", "absent": "apex"}],
+            "Pair 1 of .*: absent is apex; a list of landmark names is needed",
+        ),
         ([{"fixed": "a", "moving": "b"}], "Pair 1 of .* needs"),
         ([{"fixed": "a", "moving": "b", "truth": "identity"}, {"fixed": "a", "truth": "identity"}], "Pair 2 of .* needs"),
     ],
@@ -142,6 +148,13 @@ def test_pairs_that_cannot_be_used_say_what_is_missing(tmp_path: Path, content: 
     with pytest.raises(InputError, match=says) as caught:
         read_pairs(path)
     assert str(path) in str(caught.value)
+
+
+def test_pairs_may_be_written_in_any_language_and_by_windows(tmp_path: Path) -> None:
+    path = tmp_path / "PAIRS.json"
+    path.write_bytes(b"\xef\xbb\xbf" + '[{"fixed": "Sch\u00e4del.nrrd", "moving": "\u982d.nrrd", "truth": "identity"}]'.encode())
+    [pair] = read_pairs(path)
+    assert (pair.template.name, pair.target.name) == ("Sch\u00e4del.nrrd", "\u982d.nrrd")
 
 
 def test_a_missing_pairs_file_is_named(tmp_path: Path) -> None:
@@ -254,6 +267,17 @@ def test_scans_in_one_frame_are_asked_at_shared_points(folder: Path) -> None:
     assert len({o.label for o in outcomes}) == IDENTITY_POINTS
     assert all(np.array_equal(o.truth, o.template_point) for o in outcomes)
     assert np.median([o.error_mm for o in outcomes]) < 1.5
+
+
+def test_scans_of_the_same_file_name_are_told_apart(folder: Path) -> None:
+    kept: dict[str, Volume] = {}
+    (folder / "other").mkdir()
+    write_volume(from_array(np.ones((4, 4, 4), np.int16), np.eye(4)), folder / "other" / "A.nrrd")
+    pair = replace(landmark_pair(folder, "a", "a"), target=folder / "other" / "A.nrrd")
+    MOVES["A_2"] = MOVES["a"]
+    result = evaluate([pair], FakeSession(), keep=kept.__setitem__)
+    assert {(o.template, o.target) for o in result.outcomes} == {("a", "A_2")}
+    assert {name: volume.array.max() for name, volume in kept.items()} == {"a": 0, "A_2": 1}
 
 
 def test_progress_ends_at_one(folder: Path) -> None:

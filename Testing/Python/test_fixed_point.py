@@ -88,6 +88,20 @@ def test_near_pairs_count_more_than_far_ones() -> None:
     assert np.abs(position - POINT).max() < 0.5
 
 
+def test_many_points_at_once_are_mapped_as_each_alone() -> None:
+    rng = np.random.default_rng(4)
+    source = rng.uniform(-20, 20, (7, 16, 3)) + POINT
+    destination = moved(source) + rng.normal(0, 1, source.shape)
+    destination[:, ::5] += 30
+    points = rng.uniform(-10, 10, (7, 3)) + POINT
+    positions, residuals = local_map(source, destination, points)
+    assert positions.shape == (7, 3)
+    for k in range(7):
+        position, residual = local_map(source[k], destination[k], points[k])
+        np.testing.assert_allclose(positions[k], position, atol=1e-9)
+        assert residuals[k] == pytest.approx(float(residual))
+
+
 # --- a known smooth map ---------------------------------------------------------------------------------------------------------------
 
 

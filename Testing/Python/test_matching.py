@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
-from test_similarity import ORIGIN, inner_points, synthetic
+from test_similarity import inner_points, synthetic
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching import Calibration, match_points
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
-from UniversalAnatomicalEmbeddingLib.matching.guide import (
-    LARGEST_RADIUS_MM,
-    REACH_MM,
-    SMALLEST_RADIUS_MM,
-    SUPPORT,
-    Guide,
-    build_guide,
-    expect,
-    guide_between,
-)
+from UniversalAnatomicalEmbeddingLib.matching.guide import LARGEST_RADIUS_MM, expect
 from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 
@@ -128,83 +117,7 @@ def test_one_exemplar_with_fixed_points_is_enough() -> None:
     assert np.linalg.norm(alone.point_lps - POINTS[0] - SHIFT) < 1.0
 
 
-# --- what the scans agree on as a whole -----------------------------------------------------------------------------------------------
-
-
-def warped(points: np.ndarray) -> np.ndarray:
-    return points * 1.05 + 2.0 * np.sin(points[:, [2, 0, 1]] / 25) - SHIFT
-
-
-def test_anchors_of_a_guide_are_where_a_known_map_puts_them() -> None:
-    template, target = synthetic(), synthetic(warped, name="target")
-    guide = build_guide(template, target)
-    body = template.embedding.contains(guide.source)
-    error = np.linalg.norm(warped(guide.destination) - guide.source, axis=1)
-    assert body.all()
-    assert len(guide.source) == len(guide.destination) > 60
-    assert np.median(error) < 1.5
-    assert np.mean(error < 5) > 0.9
-
-
-def test_anchors_lie_in_the_body_of_both_scans() -> None:
-    upper, left = np.zeros((2, 20, 24, 28), dtype=bool)
-    upper[6:] = True
-    left[:, :, :20] = True
-    guide = build_guide(synthetic(body=upper), synthetic(body=left))
-    assert len(guide.source) > 30
-    assert guide.source[:, 2].min() >= ORIGIN[2] + 2 * 12 - 1
-    assert guide.destination[:, 0].max() <= ORIGIN[0] + 2 * 40 + 3
-
-
-def test_a_guide_predicts_from_the_anchors_around_and_ignores_strays() -> None:
-    rng = np.random.default_rng(2)
-    source = rng.uniform(-60, 60, (400, 3))
-    destination = source * 1.1 + SHIFT
-    destination[::9] += rng.uniform(30, 60, (len(destination[::9]), 3))
-    position, spread = Guide(source, destination).predict(POINTS)
-    assert np.linalg.norm(position - POINTS * 1.1 - SHIFT, axis=1).max() < 4
-    assert (spread < 15).all()
-    exact, none = Guide(source, source + SHIFT).predict(POINTS)
-    np.testing.assert_allclose(exact, POINTS + SHIFT, atol=1e-6)
-    np.testing.assert_allclose(none, 0, atol=1e-6)
-
-
-def test_a_guide_knows_nothing_with_few_anchors_or_far_from_them() -> None:
-    source = np.random.default_rng(3).uniform(-20, 20, (SUPPORT, 3))
-    far = np.array([[0.0, 0.0, 0.0], [REACH_MM + 30.0, 0.0, 0.0]])
-    assert np.isinf(Guide(source[1:], source[1:]).predict(far)[1]).all()
-    assert np.isinf(Guide(source[:0], source[:0]).predict(far)[1]).all()
-    assert np.isfinite(Guide(source, source).predict(far)[1]).tolist() == [True, False]
-
-
-def test_a_guide_is_made_once_and_forgotten_with_its_template() -> None:
-    template, target = synthetic(), shifted()
-    assert guide_between(template, target) is guide_between(template, target)
-    assert list(target.guides) == [template]
-    del template
-    gc.collect()
-    assert len(target.guides) == 0
-
-
-def test_landmarks_are_expected_where_the_exemplar_whose_anchors_agree_best_puts_them() -> None:
-    good, foreign, target = synthetic(), synthetic(seed=9, name="foreign"), shifted()
-    alone = expect([(good, POINTS)], target)
-    mixed = expect([(foreign, POINTS), (good, POINTS)], target)
-    np.testing.assert_allclose(mixed.centre, alone.centre)
-    np.testing.assert_allclose(mixed.spread_mm, alone.spread_mm)
-    assert np.linalg.norm(mixed.centre - POINTS - SHIFT, axis=1).max() < 3
-    np.testing.assert_allclose(mixed.radius, np.clip(2 * mixed.spread_mm + 4, SMALLEST_RADIUS_MM, LARGEST_RADIUS_MM))
-    np.testing.assert_array_equal(mixed.beyond_mm, 0)
-
-
-def test_landmarks_beyond_the_field_of_view_are_expected_outside_it() -> None:
-    target = synthetic(lambda p: p - SHIFT, cells=(20, 24, 16), name="cut")
-    end = target.embedding.grid.corners()[:, 0].max() - SHIFT[0]
-    points = np.array([[end - 20, 0.0, 8.0], [end + 12, 0.0, 8.0], [end + 25, 0.0, 8.0]])
-    expected = expect([(synthetic(), points)], target)
-    assert 0 == expected.beyond_mm[0] < expected.beyond_mm[1] < expected.beyond_mm[2] < 50
-    matches = match_points([(synthetic(), points)], target)
-    assert [m.beyond_mm for m in matches] == pytest.approx(expected.beyond_mm.tolist())
+# --- an expected place ----------------------------------------------------------------------------------------------------------------
 
 
 def test_without_common_anchors_the_search_is_free_and_the_spread_infinite() -> None:
@@ -276,6 +189,19 @@ def test_a_point_outside_the_template_is_named_by_number_and_position() -> None:
     points = np.vstack([POINTS[:2], [[0.0, 0.0, 999.94]]])
     with pytest.raises(InputError, match=r"^Point 3 at LPS \(0\.0, 0\.0, 999\.9\) mm lies outside the patient in baseline; "):
         match_points([(synthetic(name="baseline"), points)], shifted())
+
+
+@pytest.mark.parametrize("points", [np.zeros((3, 2)), np.zeros(6), np.zeros((1, 2, 3)), 4.0])
+def test_points_that_are_no_triples_are_refused_rather_than_reordered(points: object) -> None:
+    with pytest.raises(InputError, match=r"^Points of shape \(.*\) were given; N points are an array \(N, 3\), LPS mm\.$"):
+        match_points([(synthetic(), points)], shifted())
+
+
+def test_exemplars_must_show_the_same_landmarks() -> None:
+    with pytest.raises(InputError, match=r"show \[6, 2\] landmarks; give at least one template"):
+        match_points([(synthetic(), POINTS), (synthetic(), POINTS[:2])], shifted())
+    with pytest.raises(InputError, match="at least one template"):
+        match_points([], shifted())
 
 
 def test_every_exemplar_is_checked() -> None:

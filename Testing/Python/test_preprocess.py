@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, affines, make_affine
 
+from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, mr_limits, scale_intensity, to_canonical
 from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
@@ -104,6 +105,13 @@ def test_minimum_of_the_scan_lies_outside_an_oblique_mr() -> None:
     image, grid = to_canonical(volume, "mr")
     inside = volume.grid.contains(world_of(grid).reshape(-1, 3)).reshape(image.shape)
     np.testing.assert_array_equal(image[~inside], np.float32(17))
+
+
+def test_a_scan_longer_than_any_patient_is_refused_before_it_fills_the_memory() -> None:
+    """Metres or micrometres taken for millimetres."""
+    volume = Volume(np.zeros((5, 6, 7), np.int16), Grid((5, 6, 7), np.diag([900.0, 900.0, 900.0, 1.0])), "ct", "unit")
+    with pytest.raises(InputError, match=r"unit covers 6\.3 x 5\.4 x 4\.5 m, more than a patient; its voxel spacing is wrong"):
+        to_canonical(volume, "ct")
 
 
 def test_canonical_scan_is_left_as_it_is() -> None:
@@ -255,3 +263,13 @@ def test_gaps_of_the_skin_are_closed_over_six_millimetres() -> None:
     image[:, 4:12, 19:22] = -850  # a slit of 6 mm at 2 mm voxels, of 18 mm at 6 mm voxels
     assert body_mask(image, "ct", 2.0)[4, 20, 20]
     assert not body_mask(image, "ct", 6.0)[4, 20, 20]
+
+
+@pytest.mark.parametrize(("width", "kept"), [(16, True), (9, True), (4, False)])
+def test_a_second_leg_is_body_and_a_small_thing_beside_the_patient_is_not(width: int, kept: bool) -> None:
+    image = np.full((12, 40, 60), -1000, dtype=np.float32)
+    image[:, 10:30, 4:24] = 50
+    image[:, 10:30, 38 : 38 + width] = 50
+    mask = body_mask(image, "ct")
+    assert mask[:, 12:28, 6:22].all()
+    assert mask[6, 20, 39] == kept

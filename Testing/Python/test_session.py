@@ -153,6 +153,16 @@ def test_without_a_cache_every_scan_is_embedded(embedded: list[Volume]) -> None:
     assert len(embedded) == 2
 
 
+def test_voxels_that_are_no_numbers_do_not_spoil_the_rest(embedded: list[Volume]) -> None:
+    volume = tissue_volume((16, 16, 16))
+    volume.array[8, 8, 8] = np.nan
+    scan = Session(tiny_model(), "cpu").embed(volume).embedding
+    assert np.isfinite(scan.fine).all() and np.isfinite(scan.coarse).all()
+    assert embedded[0].array[8, 8, 8] == np.nanmin(volume.array)
+    with pytest.raises(InputError, match="no finite voxel"):
+        Session(tiny_model(), "cpu").embed(Volume(np.full((16, 16, 16), np.inf), volume.grid, "ct"))
+
+
 # --- devices --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +197,13 @@ def test_device_number_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPa
     pretend(monkeypatch, cuda=2)
     with pytest.raises(InputError, match=f"'{name}' is not available here; use auto or cpu, cuda"):
         choose_device(name)
+
+
+def test_search_runs_on_the_cpu_where_the_device_lacks_what_it_needs(tmp_path: Path) -> None:
+    session, volume = Session(tiny_model(), "cpu", Cache(tmp_path)), tissue_volume((16, 16, 16))
+    session.embed(volume)
+    session.device = "mps"
+    assert session.embed(volume).device == torch.device("cpu")
 
 
 # --- matching -------------------------------------------------------------------------------------------------------------------------

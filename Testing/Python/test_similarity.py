@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch.nn import functional as F
 
 from UniversalAnatomicalEmbeddingLib.embedding import Embedding
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
-from UniversalAnatomicalEmbeddingLib.matching.similarity import Query, Searchable
+from UniversalAnatomicalEmbeddingLib.matching.similarity import Query, Searchable, widen
 
 Points = NDArray[np.float64]
 ORIGIN = (-60.0, -45.0, -30.0)
@@ -161,11 +162,33 @@ def test_query_at_a_cell_centre_is_the_descriptor_of_the_cell() -> None:
 
 def test_blocks_hold_every_cell_under_its_own_coarse_cell(scan: Searchable) -> None:
     e = scan.embedding
-    where = e.fine_grid.index_to_world(scan.block_cells.flatten(0, 1).numpy())
+    cells = scan.cells(scan.block_rows)
+    assert torch.equal(scan.flat(cells), scan.block_rows)
+    where = e.fine_grid.index_to_world(cells.flatten(0, 1).numpy())
     centres = e.coarse_grid.index_to_world(np.indices(e.coarse.shape[:3]).reshape(3, -1).T)
     apart = np.abs(where.reshape(len(centres), -1, 3) - centres[:, None])
     assert (apart <= np.array(e.coarse_stride[::-1])).all()
-    assert set(scan.flat(scan.block_cells).flatten().tolist()) == set(range(len(scan.rows)))
+    assert sorted(scan.block_rows[scan.block_body].tolist()) == list(range(len(scan.rows))), "every cell once, all of them body"
+
+
+def test_scores_of_blocks_equal_full_scores_there(scan: Searchable, query: Query) -> None:
+    scan.body[::3] = False
+    scan = Searchable(scan.embedding)  # with the thinned body: its array is shared
+    blocks = torch.from_numpy(np.stack([np.random.default_rng(i).permutation(len(scan.block_rows))[:25] for i in range(5)]))
+    blocks[:, :2] = torch.tensor([0, len(scan.block_rows) - 1])
+    found = scan.block_scores(query, scan.coarse_scores(query), blocks).numpy()
+    full = scan.full_scores(query).flatten(1).numpy()
+    for one, scores, own in zip(full, found, blocks, strict=True):
+        rows, body = scan.block_rows[own].numpy(), scan.block_body[own].numpy()
+        np.testing.assert_allclose(scores, np.where(body, one[rows], -1), atol=2e-5)
+        assert 0.4 < body.mean() < 0.8
+
+
+@pytest.mark.parametrize("size", [(10, 14, 9), (7, 5, 4), (5, 28, 3)])
+def test_widening_is_trilinear_interpolation(size: tuple[int, int, int]) -> None:
+    maps = torch.rand((3, 5, 7, 3), generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(maps[:, None], size, mode="trilinear", align_corners=False)[:, 0]
+    torch.testing.assert_close(widen(maps, size), expected, atol=1e-5, rtol=0)
 
 
 def test_only_blocks_with_a_body_cell_are_used() -> None:

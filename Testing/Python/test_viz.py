@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,17 @@ def test_integer_voxels_are_shown_too() -> None:
     np.testing.assert_array_equal(plane_image(volume, CENTRE, "axial", 10.0), np.full((11, 11), 7, np.float32))
 
 
+def test_cutting_a_plane_copies_no_volume() -> None:
+    grid = Grid((300, 200, 200), ORIENTATIONS["axial"])
+    volume = Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr")
+    tracemalloc.start()
+    plane_image(volume, CENTRE, "axial", 20.0)
+    display_window(volume)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < volume.array.nbytes
+
+
 def test_ct_has_a_fixed_window_and_mr_its_percentiles() -> None:
     grid = Grid((10, 10, 10), np.eye(4))
     ramp = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
@@ -146,6 +158,11 @@ def test_error_report_is_a_picture_and_knows_absent_queries_and_unread_scans(tmp
     assert 1200 < image.shape[1] < 2000
     assert image[..., :3].std() > 0.05
     assert [p.name for p in tmp_path.iterdir()] == ["errors.png"]
+
+
+def test_error_report_of_absent_queries_alone_says_so(tmp_path: Path) -> None:
+    error_report([Outcome("a", "b", "kidney", CENTRE, match("absent"), None)], {}, tmp_path / "errors.png")
+    assert imread(tmp_path / "errors.png")[..., :3].std() > 0.02
 
 
 def test_error_report_shows_at_most_the_worst(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class Cache:
         try:
             _write(partial, key, embedding)
             shutil.rmtree(self.folder / key, ignore_errors=True)
-            partial.replace(self.folder / key)
+            _publish(partial, self.folder / key)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._evict(keep=key)
@@ -91,8 +91,11 @@ class Cache:
         """(key, bytes, time last used) of every entry, oldest first."""
         if not self.folder.is_dir():
             return []
-        kept = [e for e in self.folder.iterdir() if _KEY.fullmatch(e.name) and (e / "meta.json").is_file()]
-        found = [(e.name, sum(f.stat().st_size for f in e.iterdir()), e.stat().st_mtime) for e in kept]
+        found = []
+        for entry in self.folder.iterdir():
+            if _KEY.fullmatch(entry.name) and (entry / "meta.json").is_file():
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    found.append((entry.name, sum(f.stat().st_size for f in entry.iterdir()), entry.stat().st_mtime))
         return sorted(found, key=lambda e: e[2])
 
     def clear(self) -> int:
@@ -113,6 +116,15 @@ class Cache:
                 excess -= size
 
 
+def _publish(partial: Path, entry: Path) -> None:
+    """Give a complete entry its name; one that another process published in the same moment is as good and stays."""
+    try:
+        partial.replace(entry)
+    except OSError:
+        if not (entry / "meta.json").is_file():
+            raise
+
+
 def _write(folder: Path, key: str, embedding: Embedding) -> None:
     checksums = {}
     for name in ARRAYS:
@@ -128,11 +140,11 @@ def _write(folder: Path, key: str, embedding: Embedding) -> None:
         "heads": embedding.heads,
         "model_id": embedding.model_id,
     }
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _read(folder: Path, key: str, name: str) -> Embedding:
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["key"] != key:
         raise ValueError("entry of another scan")
     arrays: dict[str, NDArray] = {}

@@ -86,7 +86,7 @@ class CatalogueEntry:
 
 def catalogue() -> dict[str, CatalogueEntry]:
     """The known models by id, the default one first."""
-    content = json.loads((PRETRAINED / "catalogue.json").read_text())
+    content = json.loads((PRETRAINED / "catalogue.json").read_text(encoding="utf-8"))
     entries = {e["id"]: CatalogueEntry(**e) for e in content["models"]}
     return {content["default"]: entries[content["default"]], **entries}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +26,9 @@ MATCH_COLUMNS = ("target", "landmark", "x", "y", "z", "similarity", "margin", "c
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after one sentence on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console without some letter of a name shows "?" instead of failing
     args = _parser().parse_args(arguments)
     try:
         return args.run(args)
@@ -33,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("uae: stopped.", file=sys.stderr)
     except OSError as error:
         print(f"uae: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("memory|alloc", str(error)):
+            raise
         print("uae: not enough memory for this scan; close other programs or crop the scan.", file=sys.stderr)
     return 2
 
@@ -247,16 +254,14 @@ def _parse_landmark(text: str) -> Point:
 
 def _result_names(paths: Sequence[str]) -> list[str]:
     """File-system safe names, made unique by a number: one scan may be given twice, two folders may hold the same file name."""
+    from .evaluation import unique_name
+
     names: list[str] = []
     for path in paths:
         base = Path(path).resolve().name
         for ending in (".gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"):
             base = base.removesuffix(ending)
-        base = base or "scan"
-        name, n = base, 2
-        while name in names:
-            name, n = f"{base}_{n}", n + 1
-        names.append(name)
+        names.append(unique_name(base or "scan", names))
     return names
 
 
@@ -308,7 +313,7 @@ def _as_points(points: PointList, matches: Sequence[Any], name: str) -> PointLis
 
 def _write_matches(path: Path, rows: Sequence[tuple[str, Point, Any]]) -> None:
     partial = path.with_name("." + path.name)
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(MATCH_COLUMNS)
         for target, point, m in rows:
@@ -340,7 +345,7 @@ def _write_evaluation(result: Any, volumes: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     summary = summarise(result)
     partial = out / ".evaluation.json"
-    partial.write_text(json.dumps(summary, indent=1))
+    partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     partial.replace(out / "evaluation.json")
     _write_matches(out / "matches.csv", [(o.target, Point(o.label, tuple(o.template_point)), o.match) for o in result.outcomes])
     error_report(result.outcomes, volumes, out / "errors.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Event
 
 import numpy as np
@@ -43,12 +44,12 @@ class Embedding:
     model_id: str
     name: str
 
-    @property
+    @cached_property
     def fine_grid(self) -> Grid:
         """Positions of the fine cells."""
         return _with_shape(self.grid.cells(self.fine_stride), self.fine.shape[:3])
 
-    @property
+    @cached_property
     def coarse_grid(self) -> Grid:
         """Positions of the coarse cells."""
         return _with_shape(self.grid.cells(self.coarse_stride), self.coarse.shape[:3])
@@ -89,12 +90,14 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     raw, grid = crop_to_body(*to_canonical(volume, modality, card.spacing_mm), modality)
     check(cancel)
     image = pad_to_multiple(scale_intensity(raw, modality, card.intensity), network.align, card.intensity.air(modality))
+    body = _body_cells(raw, modality, card.spacing_mm, network.fine_stride, _map_shape(image, network.fine_stride))
+    del raw  # the maps need the room
     maps = embed_image(image, network, device, progress, cancel)
     fine = np.concatenate([maps["fine"], maps["semantic"]], axis=3) if "semantic" in maps else maps["fine"]
     return Embedding(
         fine=fine,
         coarse=maps["coarse"],
-        body=_body_cells(raw, modality, card.spacing_mm, network.fine_stride, fine.shape[:3]),
+        body=body,
         grid=grid,
         fine_stride=network.fine_stride,
         coarse_stride=network.coarse_stride,

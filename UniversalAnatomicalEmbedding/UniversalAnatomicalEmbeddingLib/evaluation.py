@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
     """Read PAIRS.json: objects with template/target (and their landmarks, optionally absent names), or fixed/moving/truth. Paths are relative to it."""
     path = Path(path)
     try:
-        items = json.loads(path.read_text())
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}). It must be a list of pairs.") from error
     if not isinstance(items, list) or not items or not all(isinstance(i, dict) for i in items):
@@ -79,8 +80,14 @@ def read_pairs(path: str | Path) -> list[Pair]:
 
 def _parse_pair(item: dict[str, Any], path: Path, number: int) -> Pair:
     def file(key: str) -> Path | None:
-        return path.parent / item[key] if item.get(key) else None
+        value = item.get(key)
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"Pair {number} of {path}: {key} is {value}; a path in quotes is needed.")
+        return path.parent / value if value else None
 
+    absent = item.get("absent") or []
+    if not isinstance(absent, list) or not all(isinstance(name, str) for name in absent):
+        raise InputError(f"Pair {number} of {path}: absent is {absent}; a list of landmark names is needed.")
     if item.get("truth") == "identity":
         fixed, moving = file("fixed"), file("moving")
         if fixed and moving:
@@ -88,7 +95,7 @@ def _parse_pair(item: dict[str, Any], path: Path, number: int) -> Pair:
     template, target, landmarks = file("template"), file("target"), file("template_landmarks")
     if not (template and target and landmarks):
         raise InputError(f'Pair {number} of {path} needs template, template_landmarks and target, or fixed, moving and truth: "identity".')
-    return Pair(template, target, landmarks, file("target_landmarks"), tuple(item.get("absent") or ()), "landmarks")
+    return Pair(template, target, landmarks, file("target_landmarks"), tuple(absent), "landmarks")
 
 
 def evaluate(
@@ -99,7 +106,7 @@ def evaluate(
     progress: Progress = silent,
     keep: Callable[[str, Volume], None] = lambda name, volume: None,
 ) -> Evaluation:
-    """Match every pair; each scan is read and embedded once. ``keep`` is handed every scan read, for pictures."""
+    """Match every pair; each scan is read and embedded once. ``keep`` is handed every scan read and its name, for pictures."""
     embedded: dict[Path, Searchable] = {}
     outcomes: list[Outcome] = []
     seconds_embed = seconds_match = 0.0
@@ -108,6 +115,7 @@ def evaluate(
             if path not in embedded:
                 progress(n / len(pairs), f"embedding {path.name}")
                 volume = read_volume(path, modality)
+                volume = replace(volume, name=unique_name(volume.name, [s.embedding.name for s in embedded.values()]))
                 keep(volume.name, volume)
                 start = time.perf_counter()
                 embedded[path] = session.embed(volume)
@@ -122,6 +130,13 @@ def evaluate(
         outcomes += [Outcome(*names, label, p, m, t) for label, p, m, t in zip(labels, points, matches, truth, strict=True)]
     progress(1.0, "done")
     return Evaluation(tuple(outcomes), seconds_embed, seconds_match, len(embedded))
+
+
+def unique_name(name: str, taken: Sequence[str]) -> str:
+    """The name, or with a number where it is taken: files of two folders may have the same (upper and lower case count as one)."""
+    used = {other.casefold() for other in taken}
+    numbered = (f"{name}_{n}" for n in itertools.count(2))
+    return name if name.casefold() not in used else next(new for new in numbered if new.casefold() not in used)
 
 
 def _queries(pair: Pair, template: Searchable, target: Searchable) -> tuple[list[str], FloatArray, list[FloatArray | None]]:

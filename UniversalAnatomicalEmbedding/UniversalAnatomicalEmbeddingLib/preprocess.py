@@ -9,11 +9,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from .errors import InputError
 from .geometry import Grid
 from .volume import Modality, Volume
 
 PREPROCESS_VERSION = 1
 AIR_HU = -1024.0
+LONGEST_MM = 4000.0  # no patient is; such a scan states its spacing in another unit
+PART_OF_LARGEST = 1 / 3
 
 Image = NDArray[np.float32]
 
@@ -41,7 +44,14 @@ def to_canonical(volume: Volume, modality: Modality, spacing_mm: float = 2.0) ->
 
     Linear interpolation, after a Gaussian along each axis that shrinks (its width makes a voxel profile of the new size out of one of
     the old). Outside the field of view: air, -1024 HU for CT and the scan's minimum otherwise. Exact for oblique and sheared grids.
+    InputError for a scan longer than any patient.
     """
+    extent = np.ptp(volume.grid.corners(), axis=0)
+    if extent.max() > LONGEST_MM:
+        covered = " x ".join(f"{v / 1000:.1f}" for v in extent)
+        raise InputError(
+            f"{volume.name} covers {covered} m, more than a patient; its voxel spacing is wrong. Correct it and export the scan again."
+        )
     target = volume.grid.axis_aligned(spacing_mm)
     array = np.asarray(volume.array, dtype=np.float32)
     if target == volume.grid:
@@ -69,7 +79,10 @@ def scale_intensity(image: Image, modality: Modality, intensity: Intensity) -> I
     """Raw intensities (HU for CT) to the network's scale; a new float32 array of the same shape."""
     if modality == "ct":
         hu, value = np.array(intensity.ct_knots, dtype=np.float32).T
-        return np.interp(image, hu, value).astype(np.float32)
+        scaled = np.empty(image.shape, dtype=np.float32)
+        for n, part in enumerate(image):  # slice by slice: the interpolation works in double precision
+            scaled[n] = np.interp(part, hu, value)
+        return scaled
     low, high = mr_limits(image, intensity)
     out_low, out_high = intensity.mr_range
     scaled = (np.clip(image, low, high) - low) * ((out_high - out_low) / (high - low)) + out_low
@@ -88,7 +101,7 @@ def body_mask(image: Image, modality: Modality, spacing_mm: float = 2.0) -> NDAr
     """The patient, lungs and other cavities included, without air and (mostly) table; bool ``(Z, Y, X)``.
 
     ``image`` are raw intensities on cubic voxels of ``spacing_mm``. CT: above -300 HU; MR: above a fifth of the foreground mean. The
-    largest connected part is closed over 6 mm and filled slice by slice.
+    largest connected part, and others of at least a third of its size (two legs), are closed over 6 mm and filled slice by slice.
     """
     if modality == "ct":
         threshold = -300.0
@@ -99,7 +112,9 @@ def body_mask(image: Image, modality: Modality, spacing_mm: float = 2.0) -> NDAr
     labels, count = ndimage.label(ndimage.binary_opening(above)[1:-1, 1:-1, 1:-1])
     if count == 0:
         return np.zeros(image.shape, dtype=bool)
-    largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    patient = (sizes >= PART_OF_LARGEST * sizes.max())[labels]
     reach = max(1, round(6.0 / spacing_mm))
-    closed = ndimage.binary_closing(np.pad(largest, reach), iterations=reach)[(slice(reach, -reach),) * 3]
+    closed = ndimage.binary_closing(np.pad(patient, reach), iterations=reach)[(slice(reach, -reach),) * 3]
     return np.stack([ndimage.binary_fill_holes(part) for part in closed])

@@ -19,7 +19,7 @@ from .matching import Calibration, Match, Searchable, match_points
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions
 from .progress import Progress, silent
-from .volume import Volume, guess_modality, require_3d
+from .volume import Volume, from_array, guess_modality, require_3d
 
 
 class Session:
@@ -41,7 +41,7 @@ class Session:
 
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
-        volume = require_3d(volume)
+        volume = require_3d(from_array(volume.array, volume.grid.affine, volume.modality, volume.name))
         card, modality = self.model.card, volume.modality or guess_modality(volume.array)
         volume = replace(volume, modality=modality)
         if modality not in card.modality:
@@ -55,7 +55,7 @@ class Session:
             if self.cache:
                 self.cache.store(key, embedding)
         progress(1.0, "ready")
-        return Searchable(embedding, self.device)
+        return Searchable(embedding, "cpu" if self.device == "mps" else self.device)  # MPS lacks double precision and some of the search
 
     def match(self, template: Searchable, points_lps: ArrayLike, target: Searchable, options: MatchOptions | None = None) -> list[Match]:
         """Find points (N, 3) LPS mm of ``template`` in ``target``."""

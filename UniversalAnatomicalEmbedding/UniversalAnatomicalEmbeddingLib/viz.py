@@ -45,7 +45,7 @@ def plane_image(volume: Volume, point_lps: FloatArray, plane: str, size_mm: floa
     points[..., across] += offset[None, :]
     points[..., down] += (offset if down == 1 else -offset)[:, None]
     index = volume.grid.world_to_index(points.reshape(-1, 3))
-    sampled = ndimage.map_coordinates(volume.array.astype(np.float32, copy=False), index.T, order=1, mode="nearest")
+    sampled = ndimage.map_coordinates(volume.array, index.T, np.float32, order=1, mode="nearest")
     sampled[~volume.grid.contains(points.reshape(-1, 3))] = np.nan
     return sampled.reshape(len(offset), len(offset))
 
@@ -54,7 +54,8 @@ def display_window(volume: Volume) -> tuple[float, float]:
     """Grey limits: a wide mediastinal window for CT, the 1st to 99.5th percentile for anything else."""
     if (volume.modality or guess_modality(volume.array)) == "ct":
         return CT_WINDOW_HU
-    low, high = np.percentile(volume.array, [1, 99.5])
+    step = max(1, round((volume.array.size / 1_000_000) ** (1 / 3)))
+    low, high = np.percentile(volume.array[::step, ::step, ::step], [1, 99.5])
     return float(low), float(max(high, low + 1))
 
 
@@ -141,8 +142,6 @@ def verdict(match: Match) -> str:
 def error_report(outcomes: Sequence[Outcome], volumes: dict[str, Volume], path: Path, worst: int = 8) -> None:
     """Write ``errors.png``: cumulative error of all present queries and the worst cases as crops (truth blue, answer coloured by its status)."""
     present = sorted((o for o in outcomes if o.truth is not None), key=lambda o: -(o.error_mm or 0))
-    if not present:
-        return
     shown = [o for o in present if o.template in volumes and o.target in volumes][:worst]
     figure = _figure(11, 3.4 + 1.9 * -(-len(shown) // 2))
     grid = figure.add_gridspec(
@@ -173,16 +172,18 @@ def _cumulative(ax: Axes, errors: FloatArray) -> None:
     ordered = np.sort(errors)
     ax.step(ordered, 100 * np.arange(1, len(ordered) + 1) / len(ordered), color="#4da3ff", where="post")
     ax.axvline(10, color=COLOURS["uncertain"], linewidth=0.8, linestyle="--")
-    within = 100 * float((errors <= 10).mean())
+    figures = "no query has a known position"
+    if len(errors):
+        figures = f"{100 * (errors <= 10).mean():.0f} % within 10 mm, median {np.median(errors):.1f} mm, n = {len(errors)}"
     ax.text(
         10.4,
         4,
-        f"{within:.0f} % within 10 mm, median {np.median(errors):.1f} mm, n = {len(errors)}",
+        figures,
         color=COLOURS["uncertain"],
         fontsize=8,
     )
     ax.set_facecolor(PAPER)
-    ax.set_xlim(0, max(30.0, float(np.percentile(errors, 98))))
+    ax.set_xlim(0, max(30.0, float(np.percentile(errors, 98)) if len(errors) else 0))
     ax.set_ylim(0, 102)
     ax.set_xlabel("error in mm", color=INK, fontsize=8)
     ax.set_ylabel("queries within, %", color=INK, fontsize=8)

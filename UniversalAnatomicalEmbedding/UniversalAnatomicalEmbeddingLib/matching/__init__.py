@@ -54,7 +54,7 @@ def match_points(
     the same model, and every landmark must lie inside its template (:class:`InputError` otherwise).
     """
     options = options or MatchOptions()
-    exemplars = [(scan, np.asarray(points, dtype=np.float64).reshape(-1, 3)) for scan, points in templates]
+    exemplars = [(scan, _positions(points)) for scan, points in templates]
     _check(exemplars, target)
     if len(exemplars[0][1]) == 0:
         return []
@@ -94,7 +94,18 @@ def _fixed_points(
     return found, notes
 
 
+def _positions(points: ArrayLike) -> FloatArray:
+    """Points as (N, 3); a single (3,) and an empty list count as points too."""
+    array = np.asarray(points, dtype=np.float64)
+    if array.size and (array.ndim > 2 or array.shape[-1:] != (3,)):
+        raise InputError(f"Points of shape {array.shape} were given; N points are an array (N, 3), LPS mm.")
+    return array.reshape(-1, 3)
+
+
 def _check(exemplars: list[tuple[Searchable, FloatArray]], target: Searchable) -> None:
+    counts = [len(points) for _, points in exemplars]
+    if len(set(counts)) != 1:
+        raise InputError(f"The template scans show {counts} landmarks; give at least one template, and the same landmarks in each.")
     for scan, points in exemplars:
         name = scan.embedding.name
         if scan.embedding.model_id != target.embedding.model_id:

@@ -50,27 +50,26 @@ def _match_one(point: FloatArray, anchors: FloatArray, template: Searchable, tar
     if len(pairs) < FEWEST_ANCHORS:
         return FixedPoint(None, len(pairs), np.inf, f"only {len(pairs)} anchors return to themselves")
     position, residual = local_map(pairs[:, :3], pairs[:, 3:], point)
-    return FixedPoint(position, len(pairs), residual)
+    return FixedPoint(position, len(pairs), float(residual))
 
 
 def local_map(
     source: FloatArray, destination: FloatArray, point: FloatArray, falloff_mm: float = 10.0, ridge_mm2: float = 0.5
-) -> tuple[FloatArray, float]:
-    """Where the pairs (N, 3) -> (N, 3) carry ``point`` (3,), and their root mean square residual in mm.
+) -> tuple[FloatArray, FloatArray]:
+    """Where the pairs (..., N, 3) -> (..., N, 3) carry ``point`` (..., 3), and their root mean square residual (...) in mm.
 
     Weighted affine fit with Huber weights, pairs nearer to the point than ``falloff_mm`` counting more, its linear part drawn towards the
-    identity by ``ridge_mm2``, so that few or coplanar anchors stay well posed.
+    identity by ``ridge_mm2``, so that few or coplanar anchors stay well posed. Leading axes are points fitted independently.
     """
-    distance = np.linalg.norm(source - point, axis=1)
-    base = 1.0 / (1.0 + (distance / falloff_mm) ** 2)
-    weight = base
+    base = 1.0 / (1.0 + (np.linalg.norm(source - point[..., None, :], axis=-1) / falloff_mm) ** 2)
+    weight, ridge = base, ridge_mm2 * np.eye(3)
     for _ in range(8):
-        share = weight / weight.sum()
-        centre, image = share @ source, share @ destination
-        a, b = source - centre, destination - image
-        gram = (a * share[:, None]).T @ a + ridge_mm2 * np.eye(3)
-        linear = np.linalg.solve(gram, (a * share[:, None]).T @ b + ridge_mm2 * np.eye(3)).T
-        error = np.linalg.norm(b - a @ linear.T, axis=1)
+        share = (weight / weight.sum(axis=-1, keepdims=True))[..., None]
+        centre, image = (share * source).sum(axis=-2), (share * destination).sum(axis=-2)
+        a, b = source - centre[..., None, :], destination - image[..., None, :]
+        weighted = (share * a).swapaxes(-1, -2)
+        linear = np.linalg.solve(weighted @ a + ridge, weighted @ b + ridge)
+        error = np.linalg.norm(b - a @ linear, axis=-1)
         weight = base * np.minimum(1.0, HUBER_MM / np.maximum(error, 1e-9))
-    share = weight / weight.sum()
-    return image + linear @ (point - centre), float(np.sqrt(share @ error**2))
+    position = image + ((point - centre)[..., None, :] @ linear)[..., 0, :]
+    return position, np.sqrt((weight * error**2).sum(axis=-1) / weight.sum(axis=-1))

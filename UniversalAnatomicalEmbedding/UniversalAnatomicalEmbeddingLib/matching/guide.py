@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
-from torch.nn import functional as F
 
 from ..geometry import FloatArray
 from .fixed_point import local_map
 from .nearest import refine
-from .similarity import Query, Searchable
+from .similarity import Query, Searchable, widen
 
 LATTICE_STEP_MM = 16.0
 MOST_ANCHORS = 800
@@ -28,7 +27,7 @@ SUPPORT = 16
 REACH_MM = 90.0
 FALLOFF_MM = 40.0
 RIDGE_MM2 = 100.0
-AT_ONCE = 128
+AT_ONCE = 32
 SMALLEST_RADIUS_MM = 8.0
 LARGEST_RADIUS_MM = 20.0
 
@@ -45,10 +44,10 @@ class Guide:
         position, spread = np.array(points_lps, dtype=np.float64), np.full(len(points_lps), np.inf)
         if len(self.source) < SUPPORT:
             return position, spread
-        distance, near = cKDTree(self.source).query(points_lps, k=SUPPORT)
-        for i, point in enumerate(np.asarray(points_lps, dtype=np.float64)):
-            if distance[i, SUPPORT // 2] <= REACH_MM:
-                position[i], spread[i] = local_map(self.source[near[i]], self.destination[near[i]], point, FALLOFF_MM, RIDGE_MM2)
+        distance, near = cKDTree(self.source).query(position, k=SUPPORT)
+        known = distance[:, SUPPORT // 2] <= REACH_MM
+        source, destination = self.source[near[known]], self.destination[near[known]]
+        position[known], spread[known] = local_map(source, destination, position[known], FALLOFF_MM, RIDGE_MM2)
         return position, spread
 
 
@@ -105,13 +104,12 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
     shape = [-(-n // 2) for n in target.shape]
     z, y, x = (lattice // 2).unbind(1)
     at = (z * shape[1] + y) * shape[2] + x
-    rows = target.rows[target.flat(lattice)].float()
+    rows = target.rows.index_select(0, target.flat(lattice)).float().T
     best = []
     for start in range(0, len(query), AT_ONCE):
         part = query[start : start + AT_ONCE]
         coarse = target.coarse_scores(part)
-        wide = F.interpolate(coarse[:, None], size=shape, mode="trilinear", align_corners=False).flatten(1)
-        scores = part.fine @ rows.T + wide[:, at]
+        scores = torch.addmm(widen(coarse, shape).flatten(1).index_select(1, at), part.fine, rows)
         best.append(refine(part, target, coarse, lattice[scores.argmax(1)]))
     index = torch.cat(best).double().cpu().numpy()
     return target.embedding.fine_grid.index_to_world(index)

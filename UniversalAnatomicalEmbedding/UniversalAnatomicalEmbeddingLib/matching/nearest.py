@@ -52,20 +52,29 @@ def _search(
     """Best cell (Q, 3), sub-cell offset (Q, 3), and at that cell: similarity, coarse similarity, margin to the second mode (Q,)."""
     coarse = target.coarse_scores(query)
     if exhaustive:
-        cells = target.block_cells.flatten(0, 1)[None].expand(len(query), -1, -1)
-        scores = target.full_scores(query).flatten(1).gather(1, target.flat(cells))
+        blocks = torch.arange(len(target.block_rows), device=target.device).expand(len(query), -1)
+        scores = target.full_scores(query).flatten(1).index_select(1, target.block_rows.flatten())
+        scores = scores.unflatten(1, target.block_rows.shape).masked_fill_(~target.block_body, -1.0)
     else:
-        cells = target.block_cells[_promising(coarse, target)].flatten(1, 2)
-        scores = target.scores_at(query, coarse, cells)
-    scores = scores.masked_fill(~target.body[target.flat(cells)], -1.0)
-    similarity, at = scores.max(dim=1)
-    best = cells[torch.arange(len(query)), at]
+        blocks = _promising(coarse, target)
+        scores = target.block_scores(query, coarse, blocks)
+    similarity, at = scores.flatten(1).max(dim=1)
+    block, inner = at // scores.shape[2], at % scores.shape[2]
+    best = target.cells(target.block_rows[blocks.gather(1, block[:, None])[:, 0], inner])
     if near is not None:
         best, similarity = _best_within(query, target, coarse, near, best, similarity)
-    far = ((cells - best[:, None]) * _cell_mm(target)).square().sum(-1) > SECOND_MODE_MM**2
-    second = scores.masked_fill(~far, -1.0).max(dim=1).values
+    second = scores.masked_fill_(~_beyond(best, blocks, target), -1.0).flatten(1).max(dim=1).values
     at_peak = target.interpolate_coarse(coarse, best[:, None])[:, 0]
     return best, refine(query, target, coarse, best) - best, similarity, at_peak, similarity - second
+
+
+def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
+    """Whether the cells (Q, B, n) of blocks (Q, B) lie more than 24 mm from cells (Q, 3)."""
+    ratio = torch.tensor(target.ratio, device=target.device)
+    corner = torch.stack(torch.unravel_index(blocks, target.coarse.shape[:3]), -1) * ratio - best[:, None]
+    steps = [torch.arange(r, device=target.device) for r in target.ratio]
+    z, y, x = (((corner[..., a, None] + steps[a]) * mm).square() for a, mm in enumerate(_cell_mm(target)))
+    return (z[..., :, None, None] + y[..., None, :, None] + x[..., None, None, :]).flatten(2) > SECOND_MODE_MM**2
 
 
 def _best_within(
@@ -78,9 +87,7 @@ def _best_within(
     bounded = torch.isfinite(radius)
     if not bounded.any():
         return best, similarity
-    reach = (radius[bounded].max() / _cell_mm(target)).ceil().int().tolist()
-    cube = torch.cartesian_prod(*(torch.arange(-r, r + 1, device=target.device) for r in reach))
-    cells = centre.round().long()[:, None] + cube
+    cells = centre.round().long()[:, None] + _ball(float(radius[bounded].max()), target)
     inside = ((cells >= 0) & (cells < torch.tensor(target.shape, device=target.device))).all(-1)
     cells = torch.minimum(cells.clamp(min=0), torch.tensor(target.shape, device=target.device) - 1)
     inside &= ((cells - centre[:, None]) * _cell_mm(target)).square().sum(-1) <= radius[:, None] ** 2
@@ -88,6 +95,13 @@ def _best_within(
     local, at = scores.max(dim=1)
     use = bounded & (local > -1.0)
     return torch.where(use[:, None], cells[torch.arange(len(query)), at], best), torch.where(use, local, similarity)
+
+
+def _ball(radius_mm: float, target: Searchable) -> Tensor:
+    """Offsets (K, 3) to all cells that can lie within ``radius_mm`` of a place half a cell or less away."""
+    mm = _cell_mm(target)
+    cube = torch.cartesian_prod(*(torch.arange(-r, r + 1, device=target.device) for r in (radius_mm / mm).ceil().int().tolist()))
+    return cube[((cube.abs() - 0.5).clamp(min=0) * mm).square().sum(-1) <= radius_mm**2]
 
 
 def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor) -> Tensor:
@@ -108,6 +122,9 @@ def _cell_mm(target: Searchable) -> Tensor:
 
 def _promising(coarse: Tensor, target: Searchable) -> Tensor:
     """Numbers (Q, n) of the coarse cells whose 3x3x3 surroundings score best, the share of them that is searched finely."""
-    bound = F.max_pool3d(coarse[:, None], 3, stride=1, padding=1).flatten(1).masked_fill(~target.block_used, -2.0)
+    highest = F.pad(coarse, (1,) * 6, value=-2.0)
+    for axis in (1, 2, 3):  # axis by axis this is many times faster than F.max_pool3d
+        highest = highest.unfold(axis, 3, 1).amax(-1)
+    bound = highest.flatten(1).masked_fill(~target.block_used, -2.0)
     used = int(target.block_used.sum())
     return bound.topk(min(used, max(CANDIDATE_BLOCKS, int(CANDIDATE_SHARE * used))), dim=1).indices

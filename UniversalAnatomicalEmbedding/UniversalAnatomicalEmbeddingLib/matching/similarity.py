@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from ..embedding import Embedding
 
+CELLS_AT_ONCE = 16_384
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
@@ -36,8 +38,9 @@ class Query:
 class Searchable:
     """An embedding arranged for repeated search on one device.
 
-    ``rows`` (cells, C) float16 descriptors, ``coarse`` (z, y, x, C') float32, ``block_cells`` (blocks, n, 3) the fine cells under each coarse
-    cell, ``block_used`` (blocks,) whether any of them lies in the body. ``guides`` remembers what was worked out once per template scan.
+    ``rows`` (cells, C) float16 descriptors, ``coarse`` (z, y, x, C') float32, ``body`` (cells,) bool. A block is the fine cells under one coarse
+    cell: ``ratio`` (3,) how many there are along z, y, x, ``block_rows`` (blocks, n) their row numbers, ``block_body`` (blocks, n) which of them lie
+    in the body, ``block_used`` (blocks,) whether any does. ``guides`` remembers what was worked out once per template scan.
     """
 
     def __init__(self, embedding: Embedding, device: str = "cpu") -> None:
@@ -47,16 +50,25 @@ class Searchable:
         self.rows = torch.from_numpy(np.asarray(embedding.fine)).to(device).flatten(0, 2)
         self.coarse = torch.from_numpy(np.asarray(embedding.coarse)).to(device).float()
         self.body = torch.from_numpy(np.asarray(embedding.body)).to(device).flatten()
-        ratio = [c // f for c, f in zip(embedding.coarse_stride, embedding.fine_stride, strict=True)]
-        blocks, inner = _lattice(self.coarse.shape[:3], device), _lattice(ratio, device)
-        cells = blocks[:, None] * torch.tensor(ratio, device=device) + inner
-        self.block_cells = torch.minimum(cells, torch.tensor(self.shape, device=device) - 1)
-        self.block_used = self.body[self.flat(self.block_cells)].any(1)
+        self.ratio = [c // f for c, f in zip(embedding.coarse_stride, embedding.fine_stride, strict=True)]
+        size = torch.tensor(self.shape, device=device)
+        blocks = _lattice(self.coarse.shape[:3], device)
+        cells = blocks[:, None] * torch.tensor(self.ratio, device=device) + _lattice(self.ratio, device)
+        self.block_rows = self.flat(torch.minimum(cells, size - 1))
+        self.block_body = self.body[self.block_rows] & (cells < size).all(-1)
+        self.block_used = self.block_body.any(1)
+        around = blocks[:, None] + _lattice((3, 3, 3), device) - 1
+        self._around = _flat(torch.minimum(around.clamp(min=0), blocks[-1]), self.coarse.shape)
+        self._spread = _block_weights(self.ratio).to(device)
         self.guides: WeakKeyDictionary[Searchable, Any] = WeakKeyDictionary()
 
     def flat(self, cells: Tensor) -> Tensor:
         """Row numbers of integer cells (..., 3)."""
-        return (cells[..., 0] * self.shape[1] + cells[..., 1]) * self.shape[2] + cells[..., 2]
+        return _flat(cells, self.shape)
+
+    def cells(self, rows: Tensor) -> Tensor:
+        """Integer cells (..., 3) of row numbers."""
+        return torch.stack(torch.unravel_index(rows, self.shape), -1)
 
     def query(self, points_lps: np.ndarray) -> Query:
         """Descriptors at LPS positions (N, 3) of this scan."""
@@ -69,20 +81,32 @@ class Searchable:
 
     def scores_at(self, query: Query, coarse: Tensor, cells: Tensor) -> Tensor:
         """Fused similarity (Q, K) of each query with its own cells (Q, K, 3) (z, y, x integer); ``coarse`` from :meth:`coarse_scores`."""
-        fine = torch.bmm(self.rows[self.flat(cells)].float(), query.fine[:, :, None])[..., 0]
-        return (fine + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+        return (self._fine_scores(query, self.flat(cells)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+
+    def block_scores(self, query: Query, coarse: Tensor, blocks: Tensor) -> Tensor:
+        """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 outside the body."""
+        around = coarse.flatten(1).gather(1, _take(self._around, blocks).flatten(1)).unflatten(1, (-1, 27))
+        fine = self._fine_scores(query, _take(self.block_rows, blocks).flatten(1)).unflatten(1, (blocks.shape[1], -1))
+        return ((fine + around @ self._spread) / self.embedding.heads).masked_fill_(~_take(self.block_body, blocks), -1.0)
 
     def full_scores(self, query: Query) -> Tensor:
         """Fused similarity (Q, Z, Y, X) of every cell of the scan."""
-        coarse = self.coarse_scores(query)
-        ratio = torch.tensor(self.embedding.coarse_stride) // torch.tensor(self.embedding.fine_stride)
-        whole = [int(n * r) for n, r in zip(self.coarse.shape[:3], ratio, strict=True)]
-        wide = F.interpolate(coarse[:, None], size=whole, mode="trilinear", align_corners=False)[:, 0]
+        whole = [n * r for n, r in zip(self.coarse.shape[:3], self.ratio, strict=True)]
+        wide = widen(self.coarse_scores(query), whole)
         fine = torch.empty((len(query), len(self.rows)), device=self.device)
         for start in range(0, len(self.rows), 65536):
             fine[:, start : start + 65536] = query.fine @ self.rows[start : start + 65536].float().T
         z, y, x = self.shape
         return (fine.reshape(len(query), z, y, x) + wide[:, :z, :y, :x]) / self.embedding.heads
+
+    def _fine_scores(self, query: Query, rows: Tensor) -> Tensor:
+        """Fine cosine (Q, K) of each query with its own ``rows`` (Q, K), in portions that stay in the processor's cache."""
+        portion = max(1, CELLS_AT_ONCE // rows.shape[1])
+        scores = [
+            torch.bmm(_take(self.rows, own).float(), fine[:, :, None])[..., 0]
+            for own, fine in zip(rows.split(portion), query.fine.split(portion), strict=True)
+        ]
+        return torch.cat(scores)
 
     def interpolate_coarse(self, coarse: Tensor, cells: Tensor) -> Tensor:
         """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border."""
@@ -94,9 +118,36 @@ class Searchable:
         return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
 
     def lattice(self, step: int) -> Tensor:
-        """Body cells (K, 3) on every ``step``-th index of each axis."""
+        """Body cells (K, 3) on every ``step``-th index of each axis; all of them where the body is too small to hold any of those."""
         cells = _lattice([-(-n // step) for n in self.shape], str(self.device)) * step
-        return cells[self.body[self.flat(cells)]]
+        inside = cells[self.body[self.flat(cells)]]
+        return inside if len(inside) or step == 1 else self.lattice(1)
+
+
+def widen(coarse: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (Q, z, y, x) interpolated trilinearly to ``size``, constant beyond the border.
+
+    One small matrix product per axis: the result of ``F.interpolate(mode="trilinear")``, which is many times slower on a CPU.
+    """
+    for n in size:
+        weights = F.interpolate(torch.eye(coarse.shape[1], device=coarse.device)[:, None], n, mode="linear", align_corners=False)[:, 0]
+        coarse = torch.tensordot(coarse, weights, ([1], [0]))  # contracts the first axis and appends it: after three the order is restored
+    return coarse
+
+
+def _block_weights(ratio: Sequence[int]) -> Tensor:
+    """Weights (27, n) with which the coarse scores around a block make those at its cells."""
+    wide = widen(torch.eye(27).reshape(27, 3, 3, 3), [3 * r for r in ratio])
+    return wide[(slice(None), *(slice(r, 2 * r) for r in ratio))].flatten(1)
+
+
+def _take(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` along the first axis, several times faster."""
+    return table.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+
+def _flat(index: Tensor, shape: Sequence[int]) -> Tensor:
+    return (index[..., 0] * shape[1] + index[..., 1]) * shape[2] + index[..., 2]
 
 
 def _lattice(shape: Sequence[int], device: str) -> Tensor:
