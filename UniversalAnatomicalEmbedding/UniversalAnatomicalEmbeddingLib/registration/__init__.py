@@ -19,13 +19,23 @@ from ..progress import Progress, check, part, silent
 from ..volume import Volume
 from .correspondences import Correspondences, find_correspondences, spread_points
 from .deformable import dense_field
-from .landmarks import register_landmarks
-from .linear import ALIKE_MM, LinearFit, Model, apply, expected_tre, find_rigid, robust_fit
+from .landmarks import pair_landmarks, register_landmarks
+from .linear import ALIKE_MM, INLIER_MM, LinearFit, Model, apply, expected_tre, find_rigid, robust_fit
 from .refine import refine_linear
 from .result import NoCommonAnatomy, Registration
 from .transform import Transform, read_transform, write_transform
 
-__all__ = ["NoCommonAnatomy", "Registration", "Scan", "Transform", "read_transform", "register", "register_landmarks", "write_transform"]
+__all__ = [
+    "NoCommonAnatomy",
+    "Registration",
+    "Scan",
+    "Transform",
+    "pair_landmarks",
+    "read_transform",
+    "register",
+    "register_landmarks",
+    "write_transform",
+]
 
 PASSES = 5
 UPRIGHT_DEG = 3.0
@@ -88,7 +98,7 @@ def register(
         fixed_lps=pairs.fixed_lps,
         moving_lps=moving_points,
         residual_mm=np.linalg.norm(transform(pairs.fixed_lps) - moving_points, axis=1),
-        inlier=fit.inlier,
+        inlier=np.linalg.norm(apply(matrix, pairs.fixed_lps) - moving_points, axis=1) <= INLIER_MM,
         expected_tre_mm=float(np.median(tre)),
         folding=transform.folding(),
         seconds=perf_counter() - start,

@@ -22,7 +22,8 @@ CT_WINDOW_HU = (-250.0, 550.0)
 MR_PERCENTILES = (0.5, 99.5)
 MASK_MARGIN_MM = 8.0
 BINS = 32
-TURNS_DEG = 12.0
+TURNS_DEG = (12.0, 25.0)
+FINALISTS = 3
 FARTHEST_MM = 30.0
 SCALE_LIMIT = 1.25
 
@@ -39,7 +40,8 @@ class Levels(NamedTuple):
 
 
 COARSE = Levels([1], [2.0], [1.0])
-FINE = Levels([2, 1], [2.0, 1.0], [0.5, 0.15])
+MIDDLE = Levels([2], [2.0], [0.5])
+FINE = Levels([1], [1.0], [0.2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +58,38 @@ def refine_linear(
 ) -> Refined:
     """Improve ``start`` (4, 4) by mutual information over the fixed body.
 
-    Small turns of the start compete on 8 mm voxels, the best is followed down to 2 mm. Points ``body_lps`` (N, 3) of the shared body bound the
-    result: where it moves them by more than 30 mm on average, or changes a length by more than a quarter, it is refused.
+    The start and turns of it compete on 8 mm voxels, the three best on 4 mm, the best of all is followed to 2 mm. Points ``body_lps`` (N, 3) of the
+    shared body bound the result: where it moves them by more than 30 mm on average, or changes a length by more than a quarter, it is refused.
     """
     upright = Volume(moving.array, Grid(moving.grid.shape_zyx, np.linalg.inv(start) @ moving.grid.affine), moving.modality, moving.name)
     centre = body_lps.mean(axis=0)
     check(cancel)
     try:
         images = _prepared(fixed, COARSE_MM), _prepared(upright, COARSE_MM)
-        tried = [_descend(_initial("rigid", turn, centre), images, COARSE, seed, cancel) for turn in _turns(centre)]
-        best = min(tried, key=lambda t: t[0])[1]
+        tried = _within([_descend(_initial("rigid", turn, centre), images, COARSE, seed, cancel) for turn in _turns(centre)], body_lps)
         images = _prepared(fixed, FINE_MM), _prepared(upright, FINE_MM)
-        found = _descend(_initial(model, best, centre), images, FINE, seed, cancel)[1]
+        tried = _within(
+            [_descend(_initial("rigid", matrix, centre), images, MIDDLE, seed, cancel) for _, matrix in tried[:FINALISTS]], body_lps
+        )
+        if not tried:
+            return Refined(None, 0.0, f"the intensities would move the body by more than {FARTHEST_MM:.0f} mm")
+        found = _descend(_initial(model, tried[0][1], centre), images, FINE, seed, cancel)[1]
     except RuntimeError as error:
         return Refined(None, 0.0, f"the intensities overlap too little to be compared ({str(error).strip().splitlines()[-1]})")
-    moved = float(np.linalg.norm(apply(found, body_lps) - body_lps, axis=1).mean())
+    moved = _distance(found, body_lps)
     stretch = np.linalg.svd(found[:3, :3], compute_uv=False)
     if moved > FARTHEST_MM or stretch.max() > SCALE_LIMIT or stretch.min() < 1 / SCALE_LIMIT or np.linalg.det(found[:3, :3]) <= 0:
         return Refined(None, moved, f"the intensities would move the body by {moved:.0f} mm and stretch it by {stretch.max():.2f}")
     return Refined(start @ found, moved)
+
+
+def _within(tried: list[tuple[float, FloatArray]], body_lps: FloatArray) -> list[tuple[float, FloatArray]]:
+    """The candidates (minus mutual information, matrix) that stay within bounds, best first."""
+    return sorted((t for t in tried if _distance(t[1], body_lps) <= FARTHEST_MM), key=lambda t: t[0])
+
+
+def _distance(matrix: FloatArray, body_lps: FloatArray) -> float:
+    return float(np.linalg.norm(apply(matrix, body_lps) - body_lps, axis=1).mean())
 
 
 def _prepared(volume: Volume, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
@@ -89,8 +104,8 @@ def _prepared(volume: Volume, spacing_mm: float) -> tuple[sitk.Image, sitk.Image
 
 
 def _turns(centre: FloatArray) -> list[FloatArray]:
-    """The identity and turns by 12 degrees about each axis, both ways, around the centre of the body."""
-    vectors = [np.zeros(3), *(s * TURNS_DEG * axis for axis in np.eye(3) for s in (1, -1))]
+    """The identity and turns by 12 and 25 degrees about each axis, both ways, around the centre of the body."""
+    vectors = [np.zeros(3), *(s * degrees * axis for degrees in TURNS_DEG for axis in np.eye(3) for s in (1, -1))]
     turns = []
     for vector in vectors:
         matrix = np.eye(4)
