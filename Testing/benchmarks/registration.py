@@ -152,6 +152,7 @@ def run_elastix(case: Case, stages: tuple[str, ...]) -> tuple[Mapping, dict]:
     """itk-elastix with its default parameter maps, started at the geometric centres."""
     import itk
 
+    _ = itk.ParameterObject.New(), itk.elastix_registration_method, itk.TransformixFilter  # itk loads its parts at first use; not timed
     wall, cpu = time.perf_counter(), time.process_time()
     images = []
     for volume in (case.fixed, case.moving):
