@@ -56,7 +56,7 @@ class Refined:
 def refine_linear(
     model: Model, start: FloatArray, fixed: Volume, moving: Volume, body_lps: FloatArray, seed: int = 0, cancel: Event | None = None
 ) -> Refined:
-    """Improve ``start`` (4, 4) by mutual information over the fixed body.
+    """Improve ``start`` (4, 4) by mutual information over the smaller of the two bodies.
 
     The start and turns of it compete on 8 mm voxels, the three best on 4 mm, the best of all is followed to 2 mm. Points ``body_lps`` (N, 3) of the
     shared body bound the result: where it moves them by more than 30 mm on average, or changes a length by more than a quarter, it is refused.
@@ -65,22 +65,35 @@ def refine_linear(
     centre = body_lps.mean(axis=0)
     check(cancel)
     try:
-        images = _prepared(fixed, COARSE_MM), _prepared(upright, COARSE_MM)
-        tried = _within([_descend(_initial("rigid", turn, centre), images, COARSE, seed, cancel) for turn in _turns(centre)], body_lps)
-        images = _prepared(fixed, FINE_MM), _prepared(upright, FINE_MM)
+        coarse, backwards = _smaller_first(_prepared(fixed, COARSE_MM), _prepared(upright, COARSE_MM))
+        tried = _within([_descend(_initial("rigid", turn, centre), coarse, COARSE, seed, cancel) for turn in _turns(centre)], body_lps)
+        fine = (
+            (_prepared(upright, FINE_MM), _prepared(fixed, FINE_MM))
+            if backwards
+            else (_prepared(fixed, FINE_MM), _prepared(upright, FINE_MM))
+        )
         tried = _within(
-            [_descend(_initial("rigid", matrix, centre), images, MIDDLE, seed, cancel) for _, matrix in tried[:FINALISTS]], body_lps
+            [_descend(_initial("rigid", matrix, centre), fine, MIDDLE, seed, cancel) for _, matrix in tried[:FINALISTS]], body_lps
         )
         if not tried:
             return Refined(None, 0.0, f"the intensities would move the body by more than {FARTHEST_MM:.0f} mm")
-        found = _descend(_initial(model, tried[0][1], centre), images, FINE, seed, cancel)[1]
+        found = _descend(_initial(model, tried[0][1], centre), fine, FINE, seed, cancel)[1]
     except RuntimeError as error:
         return Refined(None, 0.0, f"the intensities overlap too little to be compared ({str(error).strip().splitlines()[-1]})")
     moved = _distance(found, body_lps)
     stretch = np.linalg.svd(found[:3, :3], compute_uv=False)
     if moved > FARTHEST_MM or stretch.max() > SCALE_LIMIT or stretch.min() < 1 / SCALE_LIMIT or np.linalg.det(found[:3, :3]) <= 0:
         return Refined(None, moved, f"the intensities would move the body by {moved:.0f} mm and stretch it by {stretch.max():.2f}")
-    return Refined(start @ found, moved)
+    return Refined(start @ (np.linalg.inv(found) if backwards else found), moved)
+
+
+def _smaller_first(fixed: Prepared, moving: Prepared) -> tuple[tuple[Prepared, Prepared], bool]:
+    """The images, the one with the smaller body first, and whether that is the moving one.
+
+    Mutual information is taken over the first body. The smaller one lies inside the other wherever it goes, so the answers compare like with like.
+    """
+    backwards = sitk.GetArrayViewFromImage(moving[1]).sum() < sitk.GetArrayViewFromImage(fixed[1]).sum()
+    return ((moving, fixed) if backwards else (fixed, moving)), bool(backwards)
 
 
 def _within(tried: list[tuple[float, FloatArray]], body_lps: FloatArray) -> list[tuple[float, FloatArray]]:
