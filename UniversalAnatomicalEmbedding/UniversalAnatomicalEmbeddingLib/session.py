@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from .cache import Cache, cache_key
 from .catalogue import Model, load_model
-from .embedding import embed_volume
+from .embedding import Embedding, embed_volume
 from .errors import InputError
 from .matching import Calibration, Match, Searchable, match_points
 from .networks.fold import fold_batch_norm
@@ -42,6 +42,10 @@ class Session:
 
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
+        return Searchable(self.embed_stored(volume, progress, cancel)[1], self.device)
+
+    def embed_stored(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> tuple[str, Embedding]:
+        """As :meth:`embed`, for a caller that will search elsewhere: the key in the cache ("" without one), and the embedding."""
         volume = require_3d(volume)
         card, modality = self.model.card, volume.modality or guess_modality(volume.array)
         volume = replace(volume, modality=modality)
@@ -56,7 +60,7 @@ class Session:
             if self.cache:
                 self.cache.store(key, embedding)
         progress(1.0, "ready")
-        return Searchable(embedding, self.device)
+        return key, embedding
 
     def match(self, template: Searchable, points_lps: ArrayLike, target: Searchable, options: MatchOptions | None = None) -> list[Match]:
         """Find points (N, 3) LPS mm of ``template`` in ``target``."""

@@ -11,8 +11,6 @@ import itertools
 import os
 import queue
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,12 +23,11 @@ from typing import Any
 
 from .errors import InputError
 from .messages import decode_line, encode_line, make_folder, stage, staged_files
+from .worker_process import WorkerProcess, crash_sentence, log_tail
 
 CANCEL_GRACE_SECONDS = 0.3
 EXIT_GRACE_SECONDS = 2.0
 PACE_SECONDS, PACE_FRACTION = 1.0, 0.02
-LOG_TAIL_BYTES = 4000
-PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ class _Supervisor:
         self._python, self._environment = python, environment
         self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
         self._running: _Running | None = None
-        self._process: _Process | None = None
+        self._process: WorkerProcess | None = None
         self._folder: Path | None = None
         self._open = True
 
@@ -170,14 +167,7 @@ class _Supervisor:
 
     def log_tail(self) -> str:
         """The end of the worker's error stream; any thread may ask."""
-        if self._folder is None:
-            return ""
-        try:
-            with (self._folder / "worker.log").open("rb") as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL_BYTES))
-                return log.read().decode("utf-8", "replace").strip()
-        except OSError:
-            return ""
+        return log_tail(self._folder)
 
     def submit(self, number: int, job: dict[str, Any]) -> None:
         """Queue a job."""
@@ -238,7 +228,7 @@ class _Supervisor:
             self._folder = self._folder or make_folder()
             self._folder.mkdir(exist_ok=True)
             if self._process is None:
-                self._process = _Process(self._python, self._environment, self._folder, self._deliver)
+                self._process = WorkerProcess(self._python, self._environment, self._folder, self._deliver)
         except OSError as error:
             self._end(Failed(number, f"The worker cannot be started with {self._python} ({error}). Check the installation."))
             return
@@ -267,10 +257,10 @@ class _Supervisor:
         if self._running and self._running.number == number:
             self._end(Failed(number, sentence))
 
-    def _deliver(self, process: _Process, said: str | int) -> None:
+    def _deliver(self, process: WorkerProcess, said: str | int) -> None:
         self.post(partial(self._exited if isinstance(said, int) else self._hear, process, said))  # type: ignore[arg-type]
 
-    def _hear(self, process: _Process, line: str) -> None:
+    def _hear(self, process: WorkerProcess, line: str) -> None:
         message = decode_line(line)
         if process is not self._process or message is None:
             return
@@ -295,7 +285,7 @@ class _Supervisor:
         known = seconds >= PACE_SECONDS and done >= PACE_FRACTION
         self.events.put(Progress(running.number, fraction, text, seconds * (1 - fraction) / done if known else None))
 
-    def _exited(self, process: _Process, code: int) -> None:
+    def _exited(self, process: WorkerProcess, code: int) -> None:
         if process is self._process:
             self._process = None
             if self._running:
@@ -317,72 +307,3 @@ class _Supervisor:
         for file in staged_files(self._folder, number) if self._folder else ():
             with contextlib.suppress(OSError):  # Windows keeps it while a dying worker reads it; it goes with the folder
                 file.unlink()
-
-
-class _Process:
-    """One worker process. ``deliver(process, said)`` gets each line that it writes and at last its exit code, from another thread.
-
-    ``pid`` is what the worker says of itself: Slicer's ``PythonSlicer`` is a launcher, and killing it alone would leave the worker behind.
-    """
-
-    def __init__(
-        self, python: str, environment: dict[str, str], folder: Path, deliver: Callable[[_Process, str | int], None]
-    ) -> None:
-        self.pid: int | None = None
-        self._deliver = deliver
-        path = os.pathsep.join(filter(None, (str(PACKAGE_FOLDER), environment.get("PYTHONPATH"))))
-        command = [python, "-P", "-X", "faulthandler", "-m", f"{__package__}.worker", str(folder)]
-        with (folder / "worker.log").open("wb") as log:
-            self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**environment, "PYTHONPATH": path},
-                encoding="utf-8",
-                errors="replace",
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-            )
-        threading.Thread(target=self._read, name="uae-worker-read", daemon=True).start()
-
-    def send(self, line: str) -> None:
-        """Write a line to the worker; one that is dead says so by its exit code."""
-        with contextlib.suppress(OSError, ValueError):
-            self._stdin.write(line)
-            self._stdin.flush()
-
-    def leave(self, seconds: float) -> None:
-        """Close its input, at which it ends itself, and kill it when it has not done so in time."""
-        with contextlib.suppress(OSError, ValueError):
-            self._stdin.close()
-        try:
-            self._popen.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def kill(self) -> None:
-        """End it at once, the launcher and the worker behind it."""
-        with contextlib.suppress(OSError):
-            if self.pid not in (None, self._popen.pid) and self._popen.poll() is None:
-                os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # type: ignore[arg-type]
-            self._popen.kill()
-        with contextlib.suppress(OSError, ValueError):
-            self._stdin.close()
-
-    @property
-    def _stdin(self) -> Any:
-        return self._popen.stdin
-
-    def _read(self) -> None:
-        for line in self._popen.stdout:  # type: ignore[union-attr]
-            self._deliver(self, line)
-        self._deliver(self, self._popen.wait())
-
-
-def crash_sentence(code: int, log: str) -> str:
-    """Why a worker ended by itself, from its exit code (negative: a signal) and the end of its error stream."""
-    if code == -getattr(signal, "SIGKILL", 9):
-        return "The worker was ended by the system, most likely because the memory was full. Close other programs, or crop the scan."
-    fatal = [line for line in log.splitlines() if line.startswith("Fatal Python error: ")]
-    last = fatal[-1] if fatal else log.splitlines()[-1] if log else f"exit code {code}"
-    return f"The worker stopped unexpectedly ({last.strip()}). The next job starts it again."
