@@ -9,9 +9,10 @@ In::
     {"job": "shutdown"}
 
 Out: ``{"event": "ready", "pid": ...}`` once, then per job any number of ``{"event": "progress", "id", "fraction", "text"}`` and one of ``done``
-("result"), ``failed`` ("sentence") or ``cancelled``. Keys and results of the jobs: :class:`.jobs.Jobs`. Jobs run one after another; a cancelled
-one stops at the next layer of the network. "shutdown" ends the worker after the jobs before it. The end of the input means that the
-client is gone: the worker removes FOLDER, the client's temporary files, and ends at once.
+("result"), ``failed`` ("sentence"; "last" when the worker ends after it) or ``cancelled``. Keys and results of the jobs: :class:`.jobs.Jobs`.
+
+Jobs run one after another; a cancelled one stops at the next layer of the network. "shutdown" ends the worker after the jobs before it. The end
+of the input means that the client is gone: the worker removes FOLDER, the client's temporary files, and ends at once.
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ class Worker:
             if answer.pop("memory", False):
                 jobs.forget()
             del self._cancels[number]
-            self.say({**answer, "id": number})
             if broken:
+                self.say({**answer, "id": number, "last": True})
                 return 3
+            self.say({**answer, "id": number})
         return 0
 
     def _refuse(self, error: Exception) -> int:
@@ -115,7 +117,7 @@ class Worker:
         entry = self._queue.get()
         if entry is not None:
             sentence = f"A package that is needed is missing or damaged ({error}). Install it, then try again."
-            self.say({"event": "failed", "id": entry[0], "sentence": sentence})
+            self.say({"event": "failed", "id": entry[0], "sentence": sentence, "last": True})
         return 3
 
     def _accept_job(self, message: dict[str, Any]) -> None:
