@@ -34,6 +34,7 @@ from .messages import decode_line, encode_line
 from .progress import Cancelled
 
 PROGRESS_SECONDS = 0.05
+NICENESS = 5  # the click in the viewer comes before the scan in the background (Windows: the client starts it with a lower priority)
 MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 BROKEN_WORDS = ("cuda error", "cudnn error", "device-side assert")
 
@@ -41,6 +42,8 @@ BROKEN_WORDS = ("cuda error", "cudnn error", "device-side assert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until "shutdown"; returns the exit code."""
     folder = next(iter(sys.argv[1:] if arguments is None else arguments), None)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     commands, answers = take_streams()
     worker = Worker(answers)
     worker.say({"event": "ready", "pid": os.getpid(), "version": __version__})

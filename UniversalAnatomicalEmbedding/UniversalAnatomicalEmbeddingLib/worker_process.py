@@ -36,7 +36,7 @@ class WorkerProcess:
                 env={**environment, "PYTHONPATH": path},
                 encoding="utf-8",
                 errors="replace",
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0) | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
             )
         threading.Thread(target=self._read, name="uae-worker-read", daemon=True).start()
 
