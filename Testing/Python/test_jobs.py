@@ -183,6 +183,18 @@ def test_register_hands_everything_on_and_writes_the_transform(
         run(Jobs(), "register", {**values, "options": {"stages": "rigid"}})
 
 
+def test_register_by_landmarks_gives_the_map_from_fixed_to_moving(job: dict[str, Any], tmp_path: Path) -> None:
+    turn = np.array([[np.cos(0.4), -np.sin(0.4), 0], [np.sin(0.4), np.cos(0.4), 0], [0, 0, 1]])
+    fixed = np.random.default_rng(0).uniform(-20, 20, (6, 3)) + [0, 48, 432]
+    moving = fixed @ turn.T + [5, -7, 11]
+    staged = stage({"fixed": tissue_volume(name="fixed"), "moving": tissue_volume(seed=1, name="moving")}, tmp_path, 2)
+    values = {**{k: v for k, v in job.items() if k != "volume"}, **staged, "landmarks": [fixed.tolist(), moving.tolist()]}
+    result = run(Jobs(), "register", {**values, "out": str(tmp_path / "map.tfm"), "options": {"stage": "rigid"}})
+    np.testing.assert_allclose(read_transform(result["transform"])(fixed), moving, atol=1e-6)
+    assert result["report"]["source"] == "landmarks"
+    assert result["report"]["fre_mm"] < 1e-6
+
+
 def test_probe_tries_every_device() -> None:
     found = run(Jobs(), "probe", {})
     assert found["devices"][0]["device"] == "cpu"

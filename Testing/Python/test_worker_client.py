@@ -40,7 +40,7 @@ class Observed:
         self.client = client
         self.events: list[Event] = []
 
-    def wait(self, wanted: Callable[[Event], bool], seconds: float = 30.0) -> Any:
+    def wait(self, wanted: Callable[[Event], bool], seconds: float = 120.0) -> Any:
         """Poll until an event is the wanted one."""
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
@@ -52,7 +52,7 @@ class Observed:
             time.sleep(0.005)
         raise AssertionError(f"not within {seconds} s; there was {self.events}")
 
-    def end(self, job: int, seconds: float = 30.0) -> Any:
+    def end(self, job: int, seconds: float = 120.0) -> Any:
         known = [e for e in self.events if e.job == job and not isinstance(e, Progress)]
         return known[0] if known else self.wait(lambda e: e.job == job and not isinstance(e, Progress), seconds)
 
@@ -76,7 +76,7 @@ def folders(parent: Path) -> list[Path]:
     return list(parent.glob(f"{FOLDER_PREFIX}*"))
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     limit = time.monotonic() + seconds
     while not condition() and time.monotonic() < limit:
         time.sleep(0.02)
