@@ -138,7 +138,7 @@ def test_it_ends_in_the_middle_of_a_job_when_its_client_is_gone(worker: Bare, tm
     start = time.monotonic()
     worker.process.stdin.close()  # type: ignore[union-attr]
     worker.process.wait(60)
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < 5.0
     assert not (tmp_path / "folder").exists()
 
 

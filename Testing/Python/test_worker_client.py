@@ -347,7 +347,7 @@ def test_the_worker_ends_when_its_client_is_killed(tmp_path: Path) -> None:
     assert len(folders(tmp_path)) == 1
     parent.kill()
     parent.wait()
-    assert eventually(lambda: not is_alive(worker), 2.0)
+    assert eventually(lambda: not is_alive(worker), 10.0)
     assert folders(tmp_path) == []
 
 
