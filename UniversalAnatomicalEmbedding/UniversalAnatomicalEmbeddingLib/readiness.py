@@ -106,8 +106,9 @@ class Readiness:
     def _set(self, volume: str, status: VolumeStatus) -> None:
         if status.state != "preparing":
             self._began.pop(volume, None)
-        self._status[volume] = status
-        self._changed()
+        if status != self.status(volume):
+            self._status[volume] = status
+            self._changed()
 
 
 def duration(seconds: float) -> str:
