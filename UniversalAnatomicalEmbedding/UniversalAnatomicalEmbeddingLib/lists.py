@@ -240,7 +240,5 @@ def in_frame(node: Node, cell: Cell) -> Cell:
 
 def as_position(points: ArrayLike) -> Position:
     """The first of some points (N, 3)."""
-    import numpy as np
-
     x, y, z = np.asarray(points, dtype=np.float64).reshape(-1, 3)[0].tolist()
     return x, y, z
