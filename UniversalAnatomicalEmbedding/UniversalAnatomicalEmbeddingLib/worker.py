@@ -133,7 +133,9 @@ class Worker:
         """The answer to a job, and whether the process is unfit for another one."""
         try:
             values = {key: value for key, value in message.items() if key != "job"}
-            result = run(message["job"], values, self._reporter(number), self._cancels[number])
+            progress = self._reporter(number)
+            progress(0.0, "reading")
+            result = run(message["job"], values, progress, self._cancels[number])
             return {"event": "done", "result": result}, False
         except Cancelled:
             return {"event": "cancelled"}, False

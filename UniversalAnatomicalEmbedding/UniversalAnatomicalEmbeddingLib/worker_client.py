@@ -106,7 +106,7 @@ class WorkerClient:
         """Stop a job: its :class:`Cancelled` follows within half a second. The number of an ended or unknown job is ignored.
 
         The worker is asked first, and keeps its model when it can stop between two layers of the network; where one operation takes longer
-        it is killed, and the next job starts a new one.
+        (a large layer on a slow processor, resampling) it is killed, and the next job starts a new one.
         """
         self._supervisor.post(partial(self._supervisor.cancel, job))
 
@@ -135,10 +135,9 @@ def default_python() -> str:
 
 @dataclass
 class _Running:
-    """The job that has the worker's attention; ``pace`` is the time and fraction of its first progress."""
+    """The job that was handed to the worker; ``pace`` is the time and fraction of its first progress, None before it began."""
 
     number: int
-    sent: bool = False
     pace: tuple[float, float] | None = None
     cancel_deadline: float | None = None
 
@@ -182,9 +181,9 @@ class _Supervisor:
         running = self._running
         if running and running.number == number and running.cancel_deadline is None:
             running.cancel_deadline = time.monotonic() + CANCEL_GRACE_SECONDS
-            if running.sent and self._process:
+            if self._process:
                 self._process.send(encode_line({"cancel": number}))
-            else:
+            if running.pace is None:  # not begun: the worker drops it when it comes to it, and keeps what it has loaded so far
                 self._end(Cancelled(number))
 
     def restart(self) -> None:
@@ -247,7 +246,6 @@ class _Supervisor:
 
     def _send(self, number: int, line: str) -> None:
         if self._running and self._running.number == number and self._process:
-            self._running.sent = True
             self._process.send(line)
         else:
             self._remove_files(number)
