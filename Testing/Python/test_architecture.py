@@ -32,6 +32,7 @@ LAYERS = (
     {"session"},
     {"evaluation", "jobs"},
     {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "choices"},
+    {"desk"},
     {"scans", "lists"},
     {"workbench"},
     {"live", "preparation"},

@@ -1,29 +1,18 @@
-"""Embedding the volumes of a workbench in a worker process; the face only calls :meth:`Preparation.poll` from a timer."""
+"""Embedding the volumes of a workbench in the worker process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from . import __version__
+from .desk import Desk
 from .errors import InputError
 from .scans import Engine, Snapshot
 from .workbench import Workbench
-from .worker_client import Cancelled, Done, Failed, Progress
-
-
-class Client(Protocol):
-    """What a :class:`.worker_client.WorkerClient` does here."""
-
-    def submit(self, job: dict[str, Any]) -> int:
-        """Queue a job; returns its number."""
-
-    def poll(self) -> Sequence[Any]:
-        """What has happened since the last call."""
-
-    def cancel(self, job: int) -> None:
-        """Stop a job."""
+from .worker_client import Cancelled, Done, Event, Failed, Progress
 
 
 class Preparation:
@@ -35,15 +24,15 @@ class Preparation:
     def __init__(
         self,
         bench: Workbench,
-        client: Client,
+        desk: Desk,
         load: Callable[[dict[str, Any]], tuple[Engine, Any]] | None = None,
         notice: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.bench = bench
-        self.client = client
+        self.desk = desk
         self._load = load or Loader()
         self._notice = notice
-        self._jobs: dict[int, tuple[str, Snapshot]] = {}
+        self._jobs: dict[str, int] = {}
 
     def start(self, volumes: Sequence[str] | None = None, model: str | None = None, device: str = "auto") -> int:
         """Queue these volumes (None: template and targets that are not ready); returns how many. Another model begins anew."""
@@ -53,13 +42,13 @@ class Preparation:
             self.bench.scans.forget()
         if isinstance(self._load, Loader):
             self._load.use(model, device)
-        chosen = list(presenter.to_prepare if volumes is None else volumes)
+        chosen = [v for v in (presenter.to_prepare if volumes is None else volumes) if v not in self._jobs]
         presenter.readiness.preparing(chosen)
         for volume in chosen:
             try:
                 snapshot = self.bench.scans.snapshot(volume)
                 job = {"job": "embed", "volume": snapshot.volume, "model": model, "device": device}
-                self._jobs[self.client.submit(job)] = (volume, snapshot)
+                self._jobs[volume] = self.desk.submit(job, partial(self._heard, volume, snapshot))
             except InputError as error:
                 presenter.readiness.failed(volume, str(error))
         return len(chosen)
@@ -67,33 +56,26 @@ class Preparation:
     def cancel(self) -> None:
         """Stop everything that is not finished."""
         self.bench.presenter.readiness.cancel_requested()
-        for job in self._jobs:
-            self.client.cancel(job)
+        for job in self._jobs.values():
+            self.desk.cancel(job)
 
-    def poll(self) -> bool:
-        """Take in what the worker has said since; returns whether volumes are still being prepared."""
-        for event in self.client.poll():
-            if event.job not in self._jobs:
-                continue
-            volume, snapshot = self._jobs[event.job]
-            if isinstance(event, Progress):
-                self.bench.presenter.readiness.progress(volume, event.fraction, event.text, event.seconds_left)
-                continue
-            del self._jobs[event.job]
-            if volume not in self.bench.presenter.volumes:
-                continue
-            if isinstance(event, Done):
-                self._done(volume, snapshot, event.result)
-            elif isinstance(event, Failed):
-                self.bench.presenter.readiness.failed(volume, event.sentence)
-            elif isinstance(event, Cancelled):
-                self.bench.scans.settle(volume)
-        for job, (volume, _) in self._jobs.items():
-            if volume not in self.bench.presenter.volumes:
-                self.client.cancel(job)
-        if not self._jobs and self.bench.presenter.readiness.cancelling:
-            self.bench.presenter.readiness.stopped()
-        return bool(self._jobs)
+    def _heard(self, volume: str, snapshot: Snapshot, event: Event) -> None:
+        readiness = self.bench.presenter.readiness
+        gone = volume not in self.bench.presenter.volumes
+        if isinstance(event, Progress):
+            if gone:
+                self.desk.cancel(event.job)
+            readiness.progress(volume, event.fraction, event.text, event.seconds_left)
+            return
+        self._jobs.pop(volume, None)
+        if isinstance(event, Done) and not gone:
+            self._done(volume, snapshot, event.result)
+        elif isinstance(event, Failed) and not gone:
+            readiness.failed(volume, event.sentence)
+        elif isinstance(event, Cancelled) and not gone:
+            self.bench.scans.settle(volume)
+        if not self._jobs and readiness.cancelling:
+            readiness.stopped()
 
     def _done(self, volume: str, snapshot: Snapshot, result: dict[str, Any]) -> None:
         try:
