@@ -135,7 +135,7 @@ def default_python() -> str:
 
 @dataclass
 class _Running:
-    """The job that was handed to the worker; ``pace`` is the time and fraction of its first progress, None before it began."""
+    """The job that was handed to the worker; ``pace``: when its work began, and the fraction then; None before the worker took it up."""
 
     number: int
     pace: tuple[float, float] | None = None
@@ -278,7 +278,8 @@ class _Supervisor:
 
     def _progress(self, running: _Running, fraction: float, text: str) -> None:
         now = time.monotonic()
-        running.pace = running.pace or (now, fraction)
+        if running.pace is None or fraction <= running.pace[1]:  # starting and loading say nothing about the pace
+            running.pace = (now, fraction)
         seconds, done = now - running.pace[0], fraction - running.pace[1]
         known = seconds >= PACE_SECONDS and done >= PACE_FRACTION
         self.events.put(Progress(running.number, fraction, text, seconds * (1 - fraction) / done if known else None))
