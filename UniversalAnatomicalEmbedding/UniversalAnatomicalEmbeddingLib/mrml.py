@@ -124,6 +124,14 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
     return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _dicom_modality(node), node.GetName())
 
 
+def volume_to_node(scene: Any, volume: Volume) -> Node:
+    """A new volume node, with display, that shows a core volume."""
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", volume.name)
+    _fill(node, volume.array, volume.grid.affine)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
 def scan_from_world(node: Node, pose_then: FloatArray, points_lps: ArrayLike) -> FloatArray:
     """World points (N, 3) LPS mm to the frame of :func:`volume_from_node` when :func:`pose` was ``pose_then``: exact although the node has moved."""
     return _affine(pose_then, from_world(node, points_lps))
@@ -136,15 +144,19 @@ def world_from_scan(node: Node, pose_then: FloatArray, points_lps: ArrayLike) ->
 
 def write_overlay(node: Node, array_zyx: NDArray, grid: Grid, volume: Node, pose_then: FloatArray) -> None:
     """Fill volume node ``node`` with values on a grid in the frame of :func:`volume_from_node` of ``volume``, and put it where that volume is."""
+    _fill(node, array_zyx, np.linalg.inv(pose_then) @ grid.affine)
+    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+
+
+def _fill(node: Node, array_zyx: NDArray, ijk_to_lps: NDArray) -> None:
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk
 
     image = vtk.vtkImageData()
     image.SetDimensions(array_zyx.shape[::-1])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array_zyx).ravel(), deep=True))
-    node.SetIJKToRASMatrix(_vtk(FLIP @ np.linalg.inv(pose_then) @ grid.affine))
+    node.SetIJKToRASMatrix(_vtk(FLIP @ ijk_to_lps))
     node.SetAndObserveImageData(image)
-    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
 
 
 def _affine(matrix: NDArray, points: ArrayLike) -> FloatArray:
