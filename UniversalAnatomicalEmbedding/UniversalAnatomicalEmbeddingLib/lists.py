@@ -125,8 +125,9 @@ class PointLists:
         shown = {volume: node for volume, node in self.matches.items() if volume in self.presenter.volumes}
         if self.template is not None and self.presenter.template is not None:
             shown[self.presenter.template] = self.template
-        for volume, node in shown.items():
-            views.show_only_in(node, views.views_of(self.scene, self.scene.GetNodeByID(volume)))
+        with self._quietly():
+            for volume, node in shown.items():
+                views.show_only_in(node, views.views_of(self.scene, self.scene.GetNodeByID(volume)))
 
     # --- table to lists ----------------------------------------------------------------------------------------------------------------
 
