@@ -81,17 +81,17 @@ def test_the_model_stays_loaded_until_another_is_asked_for(job: dict[str, Any], 
 
 
 def test_cancel_stops_between_two_layers_of_one_tile(job: dict[str, Any]) -> None:
-    """The tile loop itself looks at the token before each tile only, and there is one tile here."""
+    """The tile loop itself looks at the token before each tile only, and this is the only one."""
     jobs, cancel, texts = Jobs(), Event(), []
 
     def progress(fraction: float, text: str) -> None:
         texts.append(text)
-        if text == "local features":
+        if text == "descriptors":
             cancel.set()
 
     with pytest.raises(Cancelled):
         run(jobs, "embed", job, progress, cancel)
-    assert texts[-1] == "local features"
+    assert texts[-1] == "descriptors"
     assert run(jobs, "embed", job)["key"]
 
 
