@@ -358,6 +358,11 @@ def test_a_scene_is_saved_cleared_and_loaded(t: Table, tmp_path: Path, bundle: b
     t.scene.Clear(False)
     assert t.presenter.volumes == {} and len(t.presenter.table) == 0 and t.bench.lists.template is None
     if bundle:
+        cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(str(tmp_path))
+        manager.SetCacheManager(cache)
+        t.scene.SetCacheManager(cache)
+        t.scene.SetDataIOManager(manager)
         assert t.scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
     else:
         t.scene.SetURL(str(tmp_path / "scene.mrml"))

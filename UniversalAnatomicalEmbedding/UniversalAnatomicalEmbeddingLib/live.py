@@ -105,4 +105,5 @@ def _passing(scene: Any, kind: str, name: str) -> Node:
     node.SetSaveWithScene(False)
     node.HideFromEditorsOn()
     mrml.set_attributes(node, {"Role": "passing"})
-    return scene.AddNode(node)
+    with views.placing_kept(scene):
+        return scene.AddNode(node)

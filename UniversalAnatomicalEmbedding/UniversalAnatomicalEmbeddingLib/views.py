@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
@@ -58,6 +59,17 @@ def is_placing(scene: Any, markups: Node | None) -> bool:
     selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     placing = interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place
     return placing and markups is not None and selection.GetActivePlaceNodeID() == markups.GetID()
+
+
+@contextmanager
+def placing_kept(scene: Any) -> Iterator[None]:
+    """The list that clicks add points to stays the same, although a new list comes into the scene (which Slicer would then take)."""
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    before = None if selection is None else (selection.GetActivePlaceNodeClassName(), selection.GetActivePlaceNodeID())
+    yield
+    if selection is not None and before is not None and selection.GetActivePlaceNodeID() != before[1]:
+        selection.SetReferenceActivePlaceNodeClassName(before[0])
+        selection.SetActivePlaceNodeID(before[1])
 
 
 def show_only_in(markups: Node, views: Sequence[Node]) -> None:
