@@ -174,9 +174,8 @@ def _ijk_to_ras(node: Node) -> FloatArray:
 
 def _dicom_modality(node: Node) -> Modality | None:
     hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if node.GetScene() else None
-    if hierarchy is None:
-        return None
-    return DICOM_MODALITIES.get(hierarchy.GetItemAttribute(hierarchy.GetItemByDataNode(node), "DICOM.Modality"))
+    item = 0 if hierarchy is None else hierarchy.GetItemByDataNode(node)
+    return DICOM_MODALITIES.get(hierarchy.GetItemAttribute(item, "DICOM.Modality")) if item else None
 
 
 # --- point lists ----------------------------------------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ class VolumeSection:
                 self.logic.preparation.cancel()
             elif action == "prepare":
                 self.logic.prepare(wait=False)
+                self.panel.keepPolling()
 
     def onLayout(self) -> None:
         with self.panel.shown(_("The layout cannot be shown.")):
