@@ -36,7 +36,11 @@ class Room:
         transform = scene.AddNewNodeByClass("vtkMRMLTransformNode", "turn")
         transform.SetMatrixTransformToParent(mrml._vtk(A_POSE))
         self.b.SetAndObserveTransformNodeID(transform.GetID())
-        for name, volume, orientation, group in (("A1", self.a, "Axial", 100), ("A2", self.a, "Coronal", 100), ("B1", self.b, "Axial", 101)):
+        for name, volume, orientation, group in (
+            ("A1", self.a, "Axial", 100),
+            ("A2", self.a, "Coronal", 100),
+            ("B1", self.b, "Axial", 101),
+        ):
             self.stage.view(name, volume, orientation, group)
         self.errors: list[Exception] = []
         self.bench = Workbench(scene, report=self.errors.append)

@@ -74,6 +74,7 @@ class Panel:
         self.qt = standins.install(self.scene, folder)
         import qt
         import slicer
+
         import UniversalAnatomicalEmbedding as module
 
         self.slicer = slicer
@@ -355,7 +356,9 @@ def test_diagnostics(panel: Panel) -> None:
     panel.ui.probeButton.click()
     assert panel.client.jobs[-1] == {"job": "probe"}
     gpu = {"device": "cuda:0", "title": "A GPU", "ok": True, "seconds": 0.1, "memory_bytes": 0, "free_bytes": 0, "note": ""}
-    panel.client.events = [Done(1, {"versions": {"torch": "2"}, "devices": [gpu, {**gpu, "device": "cuda:1", "ok": False, "note": "no kernel"}]})]
+    panel.client.events = [
+        Done(1, {"versions": {"torch": "2"}, "devices": [gpu, {**gpu, "device": "cuda:1", "ok": False, "note": "no kernel"}]})
+    ]
     panel.widget.onTimer()
     assert "does not work: no kernel" in panel.ui.diagnosticsText.toPlainText()
     assert [panel.ui.deviceSelector.itemText(i) for i in range(3)] == ["Automatic", "CPU", "cuda:0: A GPU"]
@@ -413,14 +416,16 @@ def test_closing_the_scene_with_the_panel_open(panel: Panel) -> None:
 # --- with the real worker and the real model ------------------------------------------------------------------------------------------
 
 
-def test_a_real_worker_killed_mid_way_then_prepared_then_fifty_landmarks_in_three_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_worker_killed_mid_way_then_prepared_then_fifty_landmarks_in_three_volumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("UAE_CACHE", str(tmp_path / "cache"))
     stage = Stage()
     standins.install(stage.scene, tmp_path)
     import UniversalAnatomicalEmbedding as module
 
     affine = np.diag([-2.0, -2.0, 2.0, 1.0])
-    scan = tissue((56, 64, 64))
+    scan = tissue((40, 48, 48))
     nodes = [stage.volume((scan + n).astype(np.int16), affine, f"V{n}") for n in range(4)]
     client = WorkerClient()
     logic = module.UniversalAnatomicalEmbeddingLogic(client=client)
@@ -437,7 +442,7 @@ def test_a_real_worker_killed_mid_way_then_prepared_then_fifty_landmarks_in_thre
         assert [states[f"V{n}"] for n in (1, 2, 3)] == ["ready"] * 3, "the others go on in a new worker"
         assert logic.prepare() == dict.fromkeys(states, "ready")
         rng = np.random.default_rng(0)
-        rows = "".join(f"p{i},{2 * x},{2 * y},{2 * z}\n" for i, (x, y, z) in enumerate(rng.integers(12, 44, (50, 3))))
+        rows = "".join(f"p{i},{2 * x},{2 * y},{2 * z}\n" for i, (x, y, z) in enumerate(rng.integers(8, 32, (50, 3))))
         (tmp_path / "fifty.csv").write_text("label,x,y,z\n" + rows)
         start = time.process_time()  # of all threads: what other programs do does not count
         logic.bench.import_points(tmp_path / "fifty.csv")

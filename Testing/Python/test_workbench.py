@@ -431,7 +431,9 @@ def test_every_list_is_seen_in_the_views_of_its_volume_only(t: Table) -> None:
     displayed = {n.GetName(): set(n.GetDisplayNode().GetViewNodeIDs()) for n in t.bench.lists.matches.values()}
     assert displayed["Landmarks in B"] == {ids["V2"], ids["V3"]}
     assert set(t.bench.lists.template.GetDisplayNode().GetViewNodeIDs()) == {ids["V1"]}
-    assert not t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility(), "C is in no view; no list of views would mean everywhere"
+    assert not t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility(), (
+        "C is in no view; no list of views would mean everywhere"
+    )
     composite = next(c for _, c in views.slice_views(t.scene) if c.GetLayoutName() == "V3")
     composite.SetBackgroundVolumeID(t.c.GetID())
     assert t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility()

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-from .mrml import flipped
+import numpy as np
+from numpy.typing import NDArray
+
+from .mrml import flipped, set_attributes
 from .points import Position
 
 Node = Any
@@ -108,6 +111,34 @@ def style_cursor(markups: Node) -> None:
     display.SetPointLabelsVisibility(False)
     display.SetPropertiesLabelVisibility(False)
     markups.SetLocked(True)
+
+
+def passing_node(scene: Any, kind: str, name: str) -> Node:
+    """A node that belongs to this moment: neither listed nor saved."""
+    node = scene.CreateNodeByClass(kind)
+    node.UnRegister(None)
+    node.SetName(name)
+    node.SetSaveWithScene(False)
+    node.HideFromEditorsOn()
+    set_attributes(node, {"Role": "passing"})
+    with placing_kept(scene):
+        return scene.AddNode(node)
+
+
+def windowed(volume: Node, values: NDArray) -> NDArray:
+    """Values (of this volume) as 0..1 of its display window."""
+    display = volume.GetDisplayNode()
+    window, level = (display.GetWindow(), display.GetLevel()) if display else (float(np.ptp(values)) or 1.0, float(values.mean()))
+    return np.clip((values - level) / window + 0.5, 0.0, 1.0)
+
+
+def style_preview(preview: Node) -> None:
+    """Grey from 0 to 1; the display node is not saved either."""
+    preview.CreateDefaultDisplayNodes()
+    display = preview.GetDisplayNode()
+    display.SetSaveWithScene(False)
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(0.0, 1.0)
 
 
 def style_overlay(overlay: Node) -> None:

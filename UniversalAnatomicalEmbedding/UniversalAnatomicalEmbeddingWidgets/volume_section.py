@@ -7,6 +7,7 @@ from typing import Any
 import qt
 import slicer
 from slicer.i18n import tr as _
+
 from UniversalAnatomicalEmbeddingLib import diagnostics, views
 from UniversalAnatomicalEmbeddingLib.choices import ModelChoice, model_choices, read_choice
 
