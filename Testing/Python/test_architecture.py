@@ -32,10 +32,10 @@ LAYERS = (
     {"session"},
     {"evaluation", "jobs"},
     {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "choices"},
-    {"desk"},
+    {"desk", "transform_node"},
     {"scans", "lists"},
     {"workbench"},
-    {"live", "preparation"},
+    {"live", "preparation", "registering"},
     {"cli"},
 )
 FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}

@@ -358,6 +358,11 @@ def test_a_scene_is_saved_cleared_and_loaded(t: Table, tmp_path: Path, bundle: b
     t.scene.Clear(False)
     assert t.presenter.volumes == {} and len(t.presenter.table) == 0 and t.bench.lists.template is None
     if bundle:
+        cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(str(tmp_path))
+        manager.SetCacheManager(cache)
+        t.scene.SetCacheManager(cache)
+        t.scene.SetDataIOManager(manager)
         assert t.scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
     else:
         t.scene.SetURL(str(tmp_path / "scene.mrml"))
@@ -426,7 +431,9 @@ def test_every_list_is_seen_in_the_views_of_its_volume_only(t: Table) -> None:
     displayed = {n.GetName(): set(n.GetDisplayNode().GetViewNodeIDs()) for n in t.bench.lists.matches.values()}
     assert displayed["Landmarks in B"] == {ids["V2"], ids["V3"]}
     assert set(t.bench.lists.template.GetDisplayNode().GetViewNodeIDs()) == {ids["V1"]}
-    assert not t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility(), "C is in no view; no list of views would mean everywhere"
+    assert not t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility(), (
+        "C is in no view; no list of views would mean everywhere"
+    )
     composite = next(c for _, c in views.slice_views(t.scene) if c.GetLayoutName() == "V3")
     composite.SetBackgroundVolumeID(t.c.GetID())
     assert t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility()

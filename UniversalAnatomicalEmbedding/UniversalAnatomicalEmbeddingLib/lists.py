@@ -87,7 +87,7 @@ class PointLists:
         if volume not in self.matches:
             assert self.template is not None
             target = self.scene.GetNodeByID(volume)
-            with self._quietly():
+            with self._quietly(), views.placing_kept(self.scene):
                 node = self.scene.AddNewNodeByClass(FIDUCIALS, f"{self.template.GetName()} in {target.GetName()}")
                 mrml.set_attributes(node, {"Role": "matches", "Template": self.template.GetName()})
                 mrml.link(node, "TemplateList", self.template)
