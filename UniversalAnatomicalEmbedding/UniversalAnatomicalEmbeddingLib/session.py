@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .cache import Cache, cache_key
 from .catalogue import Model, load_model
-from .embedding import embed_volume
+from .embedding import Embedding, embed_volume
 from .errors import InputError
+from .geometry import Grid
 from .matching import Calibration, Match, Searchable, match_points
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions, RegisterOptions
@@ -42,6 +44,11 @@ class Session:
 
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
+        embedding = self.embed_stored(volume, progress, cancel)[1]
+        return Searchable(embedding, "cpu" if self.device == "mps" else self.device)  # MPS lacks double precision and some of the search
+
+    def embed_stored(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> tuple[str, Embedding]:
+        """As :meth:`embed`, for a caller that will search elsewhere: the key in the cache ("" without one), and the embedding."""
         volume = require_3d(from_array(volume.array, volume.grid.affine, volume.modality, volume.name))
         card, modality = self.model.card, volume.modality or guess_modality(volume.array)
         volume = replace(volume, modality=modality)
@@ -56,7 +63,7 @@ class Session:
             if self.cache:
                 self.cache.store(key, embedding)
         progress(1.0, "ready")
-        return Searchable(embedding, "cpu" if self.device == "mps" else self.device)  # MPS lacks double precision and some of the search
+        return key, embedding
 
     def match(self, template: Searchable, points_lps: ArrayLike, target: Searchable, options: MatchOptions | None = None) -> list[Match]:
         """Find points (N, 3) LPS mm of ``template`` in ``target``."""
@@ -67,6 +74,15 @@ class Session:
     ) -> list[Match]:
         """As :meth:`match`, with the same N landmarks shown in several template scans."""
         return match_points(list(exemplars), target, options, self.calibration)
+
+    def similarity(self, template: Searchable, point_lps: ArrayLike, target: Searchable) -> tuple[NDArray[np.float32], Grid]:
+        """How similar every cell of ``target`` is to a point (3,) LPS mm of ``template``: fused cosine (Z, Y, X), and the grid of the cells.
+
+        Cells outside the body are 0.
+        """
+        scores = target.full_scores(template.query(np.asarray(point_lps, dtype=np.float64).reshape(1, 3)))[0]
+        inside = target.body.reshape(scores.shape)
+        return scores.where(inside, scores.new_zeros(())).float().cpu().numpy(), target.embedding.fine_grid
 
     def register(
         self,
