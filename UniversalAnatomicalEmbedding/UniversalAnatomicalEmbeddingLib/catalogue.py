@@ -16,7 +16,7 @@ from .errors import InputError
 from .networks.compact import Compact
 from .networks.embedder import Embedder
 from .networks.resnet_embedder import ResNetEmbedder
-from .preprocess import PREPROCESS_VERSION, Intensity
+from .preprocess import PREPROCESS_VERSION, Intensity, Pipeline
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": ResNetEmbedder}
@@ -26,8 +26,8 @@ FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": Res
 class ModelCard:
     """Everything needed to use a model honestly; stored with its weights.
 
-    ``network`` are the arguments of its family's class, ``intensity`` how its input is scaled, ``calibration`` the confidence model fitted on
-    training data (None: not calibrated), ``training`` and ``accuracy`` free facts for people.
+    ``network`` are the arguments of its family's class, ``intensity`` and ``pipeline`` how its input is made, ``calibration`` the confidence
+    model fitted on training data (None: not calibrated), ``training`` and ``accuracy`` free facts for people.
     """
 
     id: str
@@ -39,6 +39,7 @@ class ModelCard:
     citation: str
     network: dict[str, Any] = field(default_factory=dict)
     intensity: Intensity = Intensity()
+    pipeline: Pipeline = "standard"
     spacing_mm: float = 2.0
     preprocess_version: int = PREPROCESS_VERSION
     calibration: dict[str, Any] | None = None

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from .cache import Cache, cache_key
-from .catalogue import Model, load_model
+from .catalogue import Model, ModelCard, load_model
 from .embedding import embed_volume
 from .errors import InputError
 from .matching import Calibration, Match, Searchable, match_points
@@ -26,10 +26,16 @@ class Session:
     """A model on a device, and an optional disk cache.
 
     ``model``: a catalogue id, a weights file, a :class:`Model`, or None for the default. ``device``: "auto", "cpu", "cuda", "cuda:1", "mps".
+    ``compat``: embed as the published SAM and UAE code does, flaws included (:data:`.preprocess.Pipeline`); match with
+    ``MatchOptions(compat=True)`` then. Raises :class:`InputError` for a model that was not published so.
     """
 
-    def __init__(self, model: str | Path | Model | None = None, device: str = "auto", cache: Cache | None = None) -> None:
+    def __init__(
+        self, model: str | Path | Model | None = None, device: str = "auto", cache: Cache | None = None, compat: bool = False
+    ) -> None:
         loaded = model if isinstance(model, Model) else load_model(model)
+        if compat:
+            loaded = Model(loaded.network, published(loaded.card))
         self.device = choose_device(device)
         self.model = Model(fold_batch_norm(loaded.network).to(self.device), loaded.card)
         self.cache = cache
@@ -66,6 +72,13 @@ class Session:
     ) -> list[Match]:
         """As :meth:`match`, with the same N landmarks shown in several template scans."""
         return match_points(list(exemplars), target, options, self.calibration)
+
+
+def published(card: ModelCard) -> ModelCard:
+    """The card of a released SAM or UAE model with its input made to the letter of the published code."""
+    if card.pipeline == "standard":
+        raise InputError(f"Model {card.id} is not one of the released SAM and UAE models, so there is no published way to be compatible with.")
+    return replace(card, pipeline="published", intensity=replace(card.intensity, mr_whole=True))
 
 
 def choose_device(name: str) -> str:

@@ -32,7 +32,7 @@ class Tile:
 def plan_tiles(shape: Size, core: Size, halo: Size, align: Size) -> list[Tile]:
     """Cover ``shape`` (z, y, x) with equal cores of at most about ``core`` voxels, each read with up to ``halo`` more on every side.
 
-    Core origins are multiples of ``align``, so the cells of neighbouring tiles coincide; ``halo`` must be a multiple of it too.
+    Core origins are multiples of ``align``, so the cells of neighbouring tiles coincide; ``halo`` must be a multiple of the strides used.
     """
     steps = []
     for n, c, a in zip(shape, core, align, strict=True):

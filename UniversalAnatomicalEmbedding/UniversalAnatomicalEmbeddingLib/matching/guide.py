@@ -103,6 +103,8 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
     """Best places (Q, 3) LPS mm on every second cell of the target's body, then refined among the cells around."""
     lattice = target.lattice(2)
     shape = [-(-n // 2) for n in target.shape]
+    stride = zip(target.coarse.shape[:3], target.embedding.coarse_stride, target.embedding.fine_stride, strict=True)
+    whole = [n * c // (2 * f) for n, c, f in stride]
     z, y, x = (lattice // 2).unbind(1)
     at = (z * shape[1] + y) * shape[2] + x
     rows = target.rows[target.flat(lattice)].float()
@@ -110,7 +112,8 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
     for start in range(0, len(query), AT_ONCE):
         part = query[start : start + AT_ONCE]
         coarse = target.coarse_scores(part)
-        wide = F.interpolate(coarse[:, None], size=shape, mode="trilinear", align_corners=False).flatten(1)
+        wide = F.interpolate(coarse[:, None], size=whole, mode="trilinear", align_corners=False)[:, 0]
+        wide = wide[:, : shape[0], : shape[1], : shape[2]].flatten(1)
         scores = part.fine @ rows.T + wide[:, at]
         best.append(refine(part, target, coarse, lattice[scores.argmax(1)]))
     index = torch.cat(best).double().cpu().numpy()

@@ -1,13 +1,15 @@
 """Fused similarity of query descriptors with every cell of an embedded scan.
 
 similarity = mean over the heads of the cosine (SAM section 3.3). The coarse cosine is taken on its own small grid and interpolated as one
-number per cell; coarse descriptors are never upsampled.
+number per cell; coarse descriptors are never kept upsampled. The released SAM and UAE models take the cosine with the interpolated coarse
+descriptor instead: the interpolated number times a gain per cell, the inverse length of that descriptor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -78,25 +80,48 @@ class Searchable:
         ratio = torch.tensor(self.embedding.coarse_stride) // torch.tensor(self.embedding.fine_stride)
         whole = [int(n * r) for n, r in zip(self.coarse.shape[:3], ratio, strict=True)]
         wide = F.interpolate(coarse[:, None], size=whole, mode="trilinear", align_corners=False)[:, 0]
+        z, y, x = self.shape
+        wide = wide[:, :z, :y, :x]
+        if self.coarse_gain is not None:
+            wide = wide * self.coarse_gain.reshape(z, y, x)
         fine = torch.empty((len(query), len(self.rows)), device=self.device)
         for start in range(0, len(self.rows), 65536):
             fine[:, start : start + 65536] = query.fine @ self.rows[start : start + 65536].float().T
-        z, y, x = self.shape
-        return (fine.reshape(len(query), z, y, x) + wide[:, :z, :y, :x]) / self.embedding.heads
+        return (fine.reshape(len(query), z, y, x) + wide) / self.embedding.heads
 
     def interpolate_coarse(self, coarse: Tensor, cells: Tensor) -> Tensor:
-        """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border."""
+        """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border, times the gain."""
         fine_stride = torch.tensor(self.embedding.fine_stride, device=self.device)
         coarse_stride = torch.tensor(self.embedding.coarse_stride, device=self.device)
         size = torch.tensor(self.coarse.shape[:3], device=self.device)
         at = (cells * fine_stride + (fine_stride - 1) / 2 - (coarse_stride - 1) / 2) / coarse_stride
         where = ((2 * at + 1) / size - 1).flip(-1)[:, None, None]
-        return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
+        values = F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
+        return values if self.coarse_gain is None else values * self.coarse_gain[self.flat(cells)]
+
+    @cached_property
+    def coarse_gain(self) -> Tensor | None:
+        """What makes interpolated coarse scores cosines, (cells,); None where the model does without."""
+        if self.embedding.pipeline == "standard":
+            return None
+        ratio = [c // f for c, f in zip(self.embedding.coarse_stride, self.embedding.fine_stride, strict=True)]
+        length = interpolated_length(self.coarse, [n * r for n, r in zip(self.coarse.shape[:3], ratio, strict=True)])
+        z, y, x = self.shape
+        return 1 / length[:z, :y, :x].flatten()
 
     def lattice(self, step: int) -> Tensor:
         """Body cells (K, 3) on every ``step``-th index of each axis."""
         cells = _lattice([-(-n // step) for n in self.shape], str(self.device)) * step
         return cells[self.body[self.flat(cells)]]
+
+
+def interpolated_length(vectors: Tensor, size: Sequence[int]) -> Tensor:
+    """Lengths (Z, Y, X) of the vectors ``(z, y, x, C)`` after trilinear interpolation to ``size``, a few channels at a time."""
+    total = torch.zeros(tuple(size), device=vectors.device)
+    for channels in vectors.permute(3, 0, 1, 2).split(8):
+        wide = F.interpolate(channels[None], size=tuple(size), mode="trilinear", align_corners=False)[0]
+        total += wide.square_().sum(0)
+    return total.sqrt_().clamp_(min=1e-12)
 
 
 def _lattice(shape: Sequence[int], device: str) -> Tensor:
