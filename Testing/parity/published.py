@@ -73,7 +73,7 @@ def resampled(array: NDArray, spacing_zyx: tuple[float, ...]) -> NDArray:
         shape = [-1 if a == axis else 1 for a in range(3)]
         weight = weight.reshape(shape)
         array = array.take(low, axis) * (1 - weight) + array.take(high, axis) * weight
-        array = np.where((at <= n - 0.5).reshape(shape), array, 0)
+        array = np.where((at < n - 0.5 - 1e-6).reshape(shape), array, 0)
     return array
 
 

@@ -144,9 +144,7 @@ def _embed_tiled(
         for name, stride in kept.items():
             if n == 0:
                 shape = (1, local[name].shape[1], *network.map_shape(image.shape, stride))
-                whole[name] = torch.empty(
-                    shape, dtype=local[name].dtype, device=local[name].device, memory_format=torch.channels_last_3d
-                )
+                whole[name] = torch.empty(shape, dtype=local[name].dtype, device=local[name].device, memory_format=torch.channels_last_3d)
             _part(whole[name], tile.target(stride)).copy_(_part(local[name], tile.kept(stride)))
     with _inference(device):
         context = network.context(whole["deep"])

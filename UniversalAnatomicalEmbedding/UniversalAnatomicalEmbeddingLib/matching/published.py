@@ -36,7 +36,9 @@ class PublishedScan:
     def __init__(self, scan: Searchable) -> None:
         embedding = scan.embedding
         if embedding.pipeline != "published":
-            raise InputError(f"{embedding.name} was not embedded in the published way; embed and match it with --compat (Session(compat=True)).")
+            raise InputError(
+                f"{embedding.name} was not embedded in the published way; embed and match it with --compat (Session(compat=True))."
+            )
         self.scan = scan
         self.native = lps_ordered(embedding.native or embedding.grid, embedding.name)
         self.size = np.array(self.native.shape_zyx[::-1])
