@@ -114,14 +114,14 @@ def _check_archive(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            names = [e.filename.rpartition("/")[2] for e in entries]
+            if "constants.pkl" in names:
+                raise InputError(f"{path} is a TorchScript program, not a checkpoint. Give the file that the weights were trained into.")
             unpacked = sum(e.file_size for e in entries)
             if unpacked > size or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
                 raise InputError(
                     f"{path} is a compressed archive ({size} bytes that unpack to {unpacked}), not a PyTorch checkpoint. Unpack it first."
                 )
-            names = [e.filename.rpartition("/")[2] for e in entries]
-            if "constants.pkl" in names:
-                raise InputError(f"{path} is a TorchScript program, not a checkpoint. Give the file that the weights were trained into.")
             if "data.pkl" not in names:
                 raise InputError(
                     f"{path} is an archive without data.pkl, so it is no PyTorch checkpoint. Give a released SAM or UAE checkpoint."

@@ -27,8 +27,9 @@ def download(
 ) -> Path:
     """Fetch ``url`` to ``path``, whose content must have the checksum ``sha256``.
 
-    A ``path`` that already is that file is left as it is. What has arrived stays in ``path`` + ".part" when the transfer breaks, and the next call goes on there. ``by_hand`` completes the message for
-    a machine that is offline: what to do with the file once it was got elsewhere. Raises :class:`InputError`, or :class:`Cancelled`.
+    A ``path`` that already is that file is left as it is. What has arrived stays in ``path`` + ".part" when the transfer breaks, and the next
+    call goes on there. ``by_hand`` completes the message for a machine that is offline: what to do with the file once it was got elsewhere.
+    Raises :class:`InputError`, or :class:`Cancelled`.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url} is not a web address; only http and https are downloaded from.")
@@ -68,7 +69,7 @@ def _transfer(url: str, partial: Path, progress: Progress, cancel: Event | None)
     done = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "uae", **({"Range": f"bytes={done}-"} if done else {})})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        response = urllib.request.build_opener().open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing beyond what is here: complete, or a leftover of another file
             if error.headers.get("Content-Range") == f"bytes */{done}":
