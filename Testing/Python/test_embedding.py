@@ -199,18 +199,19 @@ def test_tiles_give_the_maps_of_the_whole_scan(
 @pytest.mark.parametrize(
     ("make", "halo", "shape", "tile"),
     [
-        (lambda: tiny_model().network, "halo", (112, 48, 32), (16, 48, 16)),
-        (lambda: randomised(ResNetEmbedder()), "halo", (16, 48, 32), (4, 48, 32)),
-        (lambda: randomised(ResNetEmbedder()), "decode_halo", (16, 48, 32), (4, 48, 32)),
+        (lambda: tiny_model().network, ("halo",), (112, 48, 32), (16, 48, 16)),
+        (lambda: randomised(ResNetEmbedder()), ("halo", "decode_halo"), (16, 48, 32), (4, 48, 32)),
+        (lambda: randomised(ResNetEmbedder()), ("decode_halo",), (16, 48, 32), (4, 48, 32)),
     ],
     ids=["compact", "resnet", "resnet, second pass"],
 )
 def test_missing_halo_would_be_noticed(
-    make: Callable[[], Embedder], halo: str, shape: tuple[int, ...], tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], Embedder], halo: tuple[str, ...], shape: tuple[int, ...], tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, image = make(), scaled_noise(*shape)
     whole = maps_of(image, network)
-    monkeypatch.setattr(network, halo, (0, 0, 0))
+    for name in halo:
+        monkeypatch.setattr(network, name, (0, 0, 0))
     assert smallest_cosine(whole["fine"], in_tiles(image, network, tile, monkeypatch)["fine"]) < 0.99
 
 

@@ -17,13 +17,8 @@ from UniversalAnatomicalEmbeddingLib.networks.fpn3d import FPN3D
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
 
 DATA = Path(__file__).parent / "data"
-# How far beyond a tile (z, y, x) its own cells look, from the kernel sizes; both halos together are this, rounded up to `align`.
+# How far beyond a tile (z, y, x) its own cells look, from the kernel sizes; `halo` is this, rounded up to `align`.
 REACH = {"resnet": (3, 28, 28), "compact": (30, 30, 30)}
-
-
-def both_halos(network: Embedder) -> tuple[int, ...]:
-    return tuple(a + b for a, b in zip(network.halo, network.decode_halo, strict=True))
-
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -204,7 +199,7 @@ def test_tiles_equal_the_whole_scan(networks: dict[str, Embedder], name: str, si
         context = network.context(whole["deep"])
         fine = network.decode(whole, context["top"])
         for core in (inner, corner):
-            assert difference(network, image, core, both_halos(network), whole, context, fine) < 1e-4
+            assert difference(network, image, core, network.halo, whole, context, fine) < 1e-4
         assert difference(network, image, inner, (0, 0, 0), whole, context, fine) > 1e-2
 
 
@@ -254,7 +249,7 @@ def test_halo_is_what_the_layers_see_and_no_more(networks: dict[str, Embedder], 
         assert core_is_finite(reach, above=False)
         assert core_is_finite(reach, above=True)
         assert not core_is_finite(reach - 1, above=False)
-    assert both_halos(network)[axis] == -(-reach // align) * align
+    assert network.halo[axis] == -(-reach // align) * align
 
 
 # --- the compact network --------------------------------------------------------------------------------------------------------------

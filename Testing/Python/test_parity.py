@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from samples import randomised, tissue_volume
+from test_similarity import Points, synthetic
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
@@ -123,100 +125,100 @@ def maps_of(embedding: Embedding) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def released(networks: dict[bool, ResNetEmbedder]) -> dict[bool, Searchable]:
-    """Two scans of noise, the second a part of the first with more noise, embedded with random weights; sizes are multiples of the strides."""
-    return {n: Searchable(embed_volume(scan_of_noise(n, (16, 64, 80)), Model(networks[True], CARD))) for n in (0, 1)}
+def scans(networks: dict[bool, ResNetEmbedder]) -> tuple[Searchable, Searchable]:
+    """Noise and the same with more noise, seen by the network; sizes are multiples of the strides, so nothing is stretched."""
+    first = tissue_volume((12, 48, 64))
+    noisy = first.array + np.random.default_rng(9).normal(0, 10, first.array.shape).astype(np.float32)
+    first, second = (Searchable(embed_volume(replace(first, array=a), Model(networks[True], CARD))) for a in (first.array, noisy))
+    return first, second
 
 
-def scan_of_noise(seed: int, shape: tuple[int, int, int]) -> Volume:
-    scan = tissue_volume((16, 64, 80), 0, f"scan {seed}")
-    noisy = scan.array + seed * np.random.default_rng(9).normal(0, 10, scan.array.shape)
-    z, y, x = shape
-    array = noisy[:z, :y, :x].astype(np.float32)
-    return Volume(array, Grid(array.shape, scan.grid.affine), "ct", scan.name)
-
-
-@pytest.mark.parametrize("far", [False, True])
-def test_exact_matching_is_the_published_nearest_neighbour(released: dict[int, Searchable], far: bool) -> None:
-    template, target = released[0], released[1]
+def test_exact_matching_is_the_published_nearest_neighbour(scans: tuple[Searchable, Searchable]) -> None:
+    template, target = scans
     cells = np.random.default_rng(1).integers(0, template.shape, (40, 3))
-    query = template.query(template.embedding.fine_grid.index_to_world(cells))
-    if far:
-        query = type(query)(query.fine.flip(0), query.coarse)  # heads that disagree: no clear winner
-        ours = maps_of(template.embedding)
-    peaks = find_peaks(query, target, exhaustive=True)
+    peaks = find_peaks(template.query(template.embedding.fine_grid.index_to_world(cells)), target, exhaustive=True)
     ours, theirs = maps_of(template.embedding), maps_of(target.embedding)
-    for i, cell in enumerate(cells):
-        if far:
-            fine = published.similarity({**ours, "coarse": ours["coarse"]}, theirs, cells[::-1][i][::-1])
-            coarse_there = published.enlarged(theirs["coarse"], theirs["fine"])
-            own = published.enlarged(ours["coarse"], ours["fine"])
-            there, here = (own[0, :, c[0], c[1], c[2]] for c in (cells[::-1][i], cell))
-            scores = fine + torch.einsum("c,czyx->zyx", here - there, coarse_there[0]) / 3
-        else:
-            scores = published.similarity(ours, theirs, cell[::-1])
-        at = scores[tuple(peaks.cell[i])]
-        assert at >= scores.max() - 2e-6
-        assert peaks.similarity[i] == pytest.approx(float(scores.max()), abs=5e-4)
-    if not far:
-        assert (peaks.cell == cells).mean() > 0.9
+    for cell, found, score in zip(cells, peaks.cell, peaks.similarity, strict=True):
+        expected = published.similarity(ours, theirs, cell[::-1])
+        np.testing.assert_array_equal(found, published.first_maximum(expected)[::-1])
+        assert score == pytest.approx(float(expected.max()), abs=5e-4), "rows are stored in half precision"
 
 
-def test_unit_length_between_coarse_cells_matters(released: dict[int, Searchable]) -> None:
+def test_unit_length_between_coarse_cells_matters(scans: tuple[Searchable, Searchable]) -> None:
     """Without it the scores are visibly other ones, so the test above would fail."""
-    template = released[0]
+    template = scans[0]
     standard = Searchable(replace(template.embedding, pipeline="standard"))
     query = template.query(template.embedding.grid.corners().mean(0)[None])
-    difference = (template.full_scores(query) - standard.full_scores(query)).abs()
-    assert difference.max() > 0.02
+    assert (template.full_scores(query) - standard.full_scores(query)).abs().max() > 0.02
+    cells = torch.tensor([[[3, 11, 17], [0, 0, 0], [5, 23, 31]]])
+    at = template.scores_at(query, template.coarse_scores(query), cells)
+    torch.testing.assert_close(at[0], template.full_scores(query)[0][tuple(cells[0].T)], rtol=0, atol=1e-5)
 
 
-NATIVE = (1.6, 1.25, 5.0)
+# Scanner voxels (x, y, z) of the template and the target, and the number of canonical 2 mm voxels (z, y, x) that they fill, none a multiple of 8.
+SPACINGS = ((1.3, 0.8, 5.0), (0.9, 1.7, 2.6))
+CELLS = (13, 17, 19)
+
+
+def in_scanner_voxels(to_template: Callable[[Points], Points], spacing: tuple[float, ...], seed: int = 0) -> Searchable:
+    """A synthetic scan with three heads that takes itself for one embedded in the published way."""
+    made = synthetic(to_template, cells=CELLS, heads=3, channels=16, seed=seed, origin=(-30.0, -20.0, 10.0))
+    size = np.floor(2 * np.array(CELLS[::-1]) * 2 / np.array(spacing)).astype(int)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = made.embedding.grid.corners().min(0) + np.array(spacing) / 2
+    return Searchable(replace(made.embedding, pipeline="published", native=Grid(tuple(size[::-1]), affine)))
+
+
+def bent(points: Points) -> Points:
+    return points * 1.05 + 1.5 * np.sin(points[:, [1, 2, 0]] / 20) + [2.0, -1.0, -1.5]
 
 
 @pytest.fixture(scope="module")
-def compat(networks: dict[bool, ResNetEmbedder]) -> tuple[Searchable, Searchable, np.ndarray]:
-    """Two scans with odd grids and unequal voxels embedded in the published way: noise, and the same moved by whole voxels."""
-    card = replace(CARD, pipeline="published")
-    noise = np.random.default_rng(4).normal(50, 60, (20, 80, 90)).astype(np.float32)
-    shift = np.array([5, 8, 2])
-    scans = []
-    for n, (spacing, low) in enumerate(((NATIVE, (0, 0, 0)), (NATIVE, shift))):
-        array = noise[low[2] : low[2] + 17, low[1] : low[1] + 67, low[0] : low[0] + 59]
-        affine = np.diag([*spacing, 1.0])
-        affine[:3, 3] = [-30, 12, 200 + 50 * n]
-        scans.append(Searchable(embed_volume(Volume(array, Grid(array.shape, affine), "ct", f"scan {n}"), Model(networks[True], card))))
-    return scans[0], scans[1], shift
+def compat() -> tuple[Searchable, Searchable]:
+    return in_scanner_voxels(lambda p: p, SPACINGS[0]), in_scanner_voxels(bent, SPACINGS[1])
 
 
-def test_compat_nearest_neighbour_is_the_published_one_voxel_by_voxel(compat: tuple[Searchable, Searchable, np.ndarray]) -> None:
-    template, target, _ = compat
-    native = [s.embedding.native for s in (template, target)]
-    voxels = np.random.default_rng(2).integers(8, (50, 58, 14), (12, 3))
-    found = match_points([(template, native[0].index_to_world(voxels[:, ::-1]))], target, MatchOptions(compat=True))
-    ratio = np.array(NATIVE) / 2
+def native(scan: Searchable) -> Grid:
+    assert scan.embedding.native is not None
+    return scan.embedding.native
+
+
+def inner_voxels(scan: Searchable, count: int, seed: int) -> np.ndarray:
+    """Whole scanner voxels (N, 3) x, y, z in the middle of a scan."""
+    size = np.array(native(scan).shape_zyx[::-1])
+    return np.random.default_rng(seed).integers(0.3 * size, 0.7 * size, (count, 3))
+
+
+@pytest.mark.parametrize("method", ["nn", "fixed-point"])
+def test_compat_matching_is_the_published_one_voxel_by_voxel(compat: tuple[Searchable, Searchable], method: str) -> None:
+    template, target = compat
+    voxels = inner_voxels(template, 12 if method == "nn" else 4, 2)
+    points = native(template).index_to_world(voxels[:, ::-1])
+    found = match_points([(template, points)], target, MatchOptions(method=method, compat=True))
+    ratios = tuple(np.array(s) / 2 for s in SPACINGS)
+    maps, shape = (maps_of(template.embedding), maps_of(target.embedding)), native(target).shape_zyx
     for voxel, match in zip(voxels, found, strict=True):
-        shape = native[1].shape_zyx
-        expected, score = published.nearest_voxel(maps_of(template.embedding), maps_of(target.embedding), voxel, ratio, shape)
-        np.testing.assert_allclose(native[1].world_to_index(match.point_lps)[0, ::-1], expected, atol=1e-6)
-        assert match.similarity == pytest.approx(score, abs=1e-5)
+        if method == "nn":
+            expected, score = published.nearest_voxel(*maps, voxel, ratios[0], shape)
+        else:
+            expected, score = published.fixed_point(*maps, voxel, ratios, shape)
+        np.testing.assert_allclose(native(target).world_to_index(match.point_lps)[0, ::-1], expected, atol=1e-6)
+        assert match.similarity == pytest.approx(score, abs=1e-5) and match.note == ""
 
 
-def test_compat_fixed_points_are_the_published_ones_voxel_by_voxel(compat: tuple[Searchable, Searchable, np.ndarray]) -> None:
-    template, target, shift = compat
-    native = [s.embedding.native for s in (template, target)]
-    voxels = np.array([[30, 36, 8], [25, 30, 9], [40, 41, 7], [22, 50, 10]])
-    options = MatchOptions(method="fixed-point", compat=True)
-    found = match_points([(template, native[0].index_to_world(voxels[:, ::-1]))], target, options)
-    ratios = (np.array(NATIVE) / 2,) * 2
-    compared = 0
-    for voxel, match in zip(voxels, found, strict=True):
-        if match.note:
-            continue
-        maps = maps_of(template.embedding), maps_of(target.embedding)
-        expected, score = published.fixed_point(*maps, voxel, ratios, native[1].shape_zyx)
-        np.testing.assert_allclose(native[1].world_to_index(match.point_lps)[0, ::-1], expected, atol=1e-6)
-        assert match.similarity == pytest.approx(score, abs=1e-5)
-        assert np.abs(expected - (voxel - shift)).max() <= 4
-        compared += 1
-    assert compared >= 2
+def test_published_truncation_is_biased_and_ours_is_not() -> None:
+    """Whole-voxel arithmetic pulls towards the first voxel on every axis; the floating-point method has no such pull."""
+    template, target = in_scanner_voxels(lambda p: p, SPACINGS[0]), in_scanner_voxels(bent, SPACINGS[1])
+    ours = [Searchable(replace(s.embedding, pipeline="released")) for s in (template, target)]
+    truth = native(target).index_to_world(inner_voxels(target, 12, 5)[:, ::-1])
+    points = bent(truth)
+    fixed = MatchOptions(method="fixed-point", exact=True)
+    errors = {}
+    for name, pair, options in (("published", (template, target), replace(fixed, compat=True)), ("ours", ours, fixed)):
+        found = match_points([(pair[0], points)], pair[1], options)
+        assert all(m.note == "" for m in found)
+        errors[name] = np.array([m.point_lps for m in found]) - truth
+    bias = {name: e.mean(axis=0) / SPACINGS[1] for name, e in errors.items()}
+    assert (bias["published"] < 0).all() and bias["published"].mean() < -0.5, bias
+    assert np.abs(bias["ours"]).max() < 0.15, bias
+    assert np.linalg.norm(errors["ours"], axis=1).mean() < 0.6 * np.linalg.norm(errors["published"], axis=1).mean()

@@ -138,7 +138,7 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
+            weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
     except Exception as error:
         raise InputError(
             f"{path} is not a readable .safetensors weights file ({error}). Give a catalogue id or a file made by training."
@@ -149,7 +149,8 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
         )
     try:
         card = ModelCard.from_json(metadata["card"])
-        network = build_network(card)
+        with torch.device("meta"):  # no time is lost on random weights
+            network = build_network(card)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"The model card in {path} cannot be used ({error}). Export the model again with this version.") from error
     if card.preprocess_version != PREPROCESS_VERSION:
@@ -158,7 +159,9 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
             "Use the package version it was made with, or train it again."
         )
     _check_shapes(path, network, weights)
-    network.load_state_dict(weights)
+    expected = network.state_dict()
+    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()}, assign=True)
+    network = network.to(memory_format=torch.channels_last_3d)
     return Model(network.eval().requires_grad_(False), card)
 
 

@@ -134,36 +134,33 @@ def _embed_tiled(
     image: NDArray, network: Embedder, device: str, core: Size, progress: Progress, cancel: Event | None
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """Two passes: the local features of all tiles make one small "deep" map and its context, then come the full-resolution heads."""
-    kept = network.kept or {"deep": network.deep_stride}
     tiles = plan_tiles(image.shape, core, network.halo, network.align)
-    whole: dict[str, Tensor] = {}
-    for n, tile in enumerate(tiles):
+    second = plan_tiles(image.shape, core, network.decode_halo, network.align) if network.kept else tiles
+    deep, stored = torch.empty(0), []
+    for n, (tile, then) in enumerate(zip(tiles, second, strict=True)):
         check(cancel)
         progress(0.1 + 0.4 * n / len(tiles), "local features")
         local = _local_features(image, tile, network, device)
-        for name, stride in kept.items():
-            if n == 0:
-                shape = (1, local[name].shape[1], *network.map_shape(image.shape, stride))
-                whole[name] = torch.empty(shape, dtype=local[name].dtype, device=local[name].device, memory_format=torch.channels_last_3d)
-            _part(whole[name], tile.target(stride)).copy_(_part(local[name], tile.kept(stride)))
+        if n == 0:
+            deep = local["deep"].new_empty((1, local["deep"].shape[1], *network.map_shape(image.shape, network.deep_stride)))
+        _part(deep, tile.target(network.deep_stride)).copy_(_part(local["deep"], tile.kept(network.deep_stride)))
+        stored.append({name: _part(local[name], tile.within(then.read, stride)).clone() for name, stride in network.kept.items()})
     with _inference(device):
-        context = network.context(whole["deep"])
-    shape = network.map_shape(image.shape, network.fine_stride)
+        context = network.context(deep)
     fine = np.empty(0, dtype=np.float16)
-    if network.kept:
-        tiles = plan_tiles(image.shape, core, network.decode_halo, network.align)
-    for n, tile in enumerate(tiles):
+    for n, tile in enumerate(second):
         check(cancel)
         progress(0.5 + 0.5 * n / len(tiles), "descriptors")
         if network.kept:
-            local = {name: _part(whole[name], tile.source(stride)) for name, stride in kept.items()}
+            local = {**stored[n], "deep": _part(deep, tile.source(network.deep_stride))}
+            stored[n] = {}
         elif len(tiles) > 1:
             local = _local_features(image, tile, network, device)
         with _inference(device):
             heads = network.decode(local, _part(context["top"], tile.source(network.top_stride)))
         values = np.concatenate([_storable(_part(v, tile.kept(network.fine_stride))) for v in heads.values()], axis=3)
         if n == 0:
-            fine = np.empty((*shape, values.shape[3]), dtype=np.float16)
+            fine = np.empty((*network.map_shape(image.shape, network.fine_stride), values.shape[3]), dtype=np.float16)
         fine[tile.target(network.fine_stride)] = values
     progress(1.0, "embedded")
     return fine, _storable(context["coarse"])

@@ -18,7 +18,11 @@ class Tile:
 
     def kept(self, stride: Size) -> Slices:
         """The core inside a map of the tile, in cells of ``stride`` (z, y, x)."""
-        return _cells(self.core, stride, [s.start for s in self.read])
+        return self.within(self.core, stride)
+
+    def within(self, box: Slices, stride: Size) -> Slices:
+        """Scan voxels ``box`` inside a map of the tile, in cells of ``stride``."""
+        return _cells(box, stride, [s.start for s in self.read])
 
     def target(self, stride: Size) -> Slices:
         """The core inside a map of the whole scan, in cells of ``stride``."""

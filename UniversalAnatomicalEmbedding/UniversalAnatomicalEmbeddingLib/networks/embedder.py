@@ -15,8 +15,8 @@ class Embedder(nn.Module):
 
     Class attributes, all (z, y, x) in voxels: ``fine_stride`` and ``coarse_stride`` of the two maps, ``deep_stride`` and ``top_stride`` of the
     features that enter and leave ``context``, ``align`` (tiles begin at multiples of it, no input is smaller), ``multiple`` (input sizes are
-    multiples of it), ``tile`` (the size that works best), ``halo`` (how far beyond a tile ``local`` sees, and ``decode`` too unless its input is
-    ``kept``), ``decode_halo`` (how far ``decode`` sees beyond a tile of kept features). ``heads`` counts the maps.
+    multiples of it), ``tile`` (the size that works best), ``halo`` (how far ``local`` and ``decode`` together see beyond a tile),
+    ``decode_halo`` (how far ``decode`` alone does, where features are ``kept``). ``heads`` counts the maps.
     """
 
     fine_stride: tuple[int, int, int]
@@ -32,7 +32,7 @@ class Embedder(nn.Module):
 
     @property
     def kept(self) -> dict[str, tuple[int, int, int]]:
-        """The "local" features, with their strides (z, y, x), that stay in memory for the whole scan between the two passes.
+        """The "local" features besides "deep", with their strides (z, y, x), that stay in memory between the two passes.
 
         Empty: the second pass computes them again.
         """

@@ -23,9 +23,10 @@ class ResNetEmbedder(Embedder):
     voxel ``stride * k + (stride - 1) / 2``, the convention the models were trained with, although its receptive field is centred on
     ``stride * k`` in y and x and on ``stride * k + 0.5`` in z.
 
-    ``halo``: a cell of "deep" reaches 1 slice and 24 rows or columns beyond its tile (stem 3; layer 1: 1 + 2 * 3; layer 2: 2 + 4 * 3), rounded
-    up to its stride. ``decode_halo``: the last convolution of a fine map reaches 1 fine cell further, rounded up to a cell of "top". A tile
-    of few slices and whole rows has hardly any halo, and its full-resolution stem, by far the largest map, stays small.
+    ``halo``: a cell of "deep" reaches 1 slice and 24 rows or columns beyond its tile (stem 3; layer 1: 1 + 2 * 3; layer 2: 2 + 4 * 3). The
+    last convolution of a fine map reaches 1 fine cell further, hence 2 slices and 4 rows or columns (a cell of c2): 3 and 28, rounded up to
+    ``align``. ``decode_halo``: of that the last convolution alone, 2 slices and 8 rows or columns (a cell of "top"). A tile of few slices
+    and whole rows has hardly any halo, and its full-resolution stem, by far the largest map, stays small.
     """
 
     fine_stride = (2, 2, 2)
@@ -34,7 +35,7 @@ class ResNetEmbedder(Embedder):
     top_stride = (2, 8, 8)
     align = (4, 16, 16)
     multiple = (1, 1, 1)
-    halo = (2, 24, 24)
+    halo = (4, 32, 32)
     decode_halo = (2, 8, 8)
     tile = (24, 256, 256)
 
@@ -49,7 +50,7 @@ class ResNetEmbedder(Embedder):
 
     @property
     def kept(self) -> dict[str, tuple[int, int, int]]:
-        return {"c1": self.fine_stride, "deep": self.deep_stride}
+        return {"c1": self.fine_stride}
 
     def map_shape(self, shape_zyx: tuple[int, ...], stride: tuple[int, int, int]) -> tuple[int, ...]:
         z, y, x = shape_zyx
