@@ -40,6 +40,7 @@ FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}
 # Files whose test does not have their name; all others have test_<file>.py or test_<folder>.py.
 TESTED_BY = {
     "__init__": "test_architecture",
+    "cli_models": "test_releases",
     "errors": "test_catalogue",
     "progress": "test_embedding",
     "options": "test_session",

@@ -59,7 +59,7 @@ def embed(size: str, way: str) -> str:
     else:
         start, used = time.perf_counter(), time.process_time()
         with torch.inference_mode():
-            published.embed(made.state_dict(), torch.from_numpy(image)[None, None])
+            published.embed({k: v.contiguous() for k, v in made.state_dict().items()}, torch.from_numpy(image)[None, None])
     seconds, used = time.perf_counter() - start, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return f"{size} {'x'.join(map(str, SIZES[size]))}, {way}: {seconds:.1f} s ({used:.1f} s of processor time), peak memory of the process {peak:.2f} GiB"

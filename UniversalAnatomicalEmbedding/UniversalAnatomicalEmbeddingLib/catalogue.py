@@ -161,7 +161,7 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
     _check_shapes(path, network, weights)
     expected = network.state_dict()
     network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()}, assign=True)
-    network = network.to(memory_format=torch.channels_last_3d)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Model(network.eval().requires_grad_(False), card)
 
 

@@ -94,13 +94,11 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     check(cancel)
     image = pad(scale_intensity(raw, modality, card.intensity), network.multiple, network.align, card.intensity.air(modality))
     fine, coarse = embed_image(image, network, device, progress, cancel)
-    everywhere = card.pipeline == "published"
+    body = _body_cells(raw, modality, card.spacing_mm, network.fine_stride, fine.shape[:3])
     return Embedding(
         fine=fine,
         coarse=coarse,
-        body=np.ones(fine.shape[:3], dtype=bool)
-        if everywhere
-        else _body_cells(raw, modality, card.spacing_mm, network.fine_stride, fine.shape[:3]),
+        body=np.ones_like(body) if card.pipeline == "published" else body,
         grid=grid,
         fine_stride=network.fine_stride,
         coarse_stride=network.coarse_stride,
@@ -124,7 +122,7 @@ def embed_image(
         try:
             return _embed_tiled(image, network, device, core, progress, cancel)
         except torch.OutOfMemoryError:
-            if min(core) <= SMALLEST_TILE:
+            if max(core) <= SMALLEST_TILE:
                 raise
             core = (core[0] // 2, core[1] // 2, core[2] // 2)
             torch.cuda.empty_cache()
