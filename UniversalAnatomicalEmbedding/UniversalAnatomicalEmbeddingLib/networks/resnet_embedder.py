@@ -37,7 +37,7 @@ class ResNetEmbedder(Embedder):
     multiple = (1, 1, 1)
     halo = (4, 32, 32)
     decode_halo = (2, 8, 8)
-    tile = (24, 256, 256)
+    tile = (48, 256, 256)
 
     def __init__(self, semantic: bool = False) -> None:
         super().__init__()
