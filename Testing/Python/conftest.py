@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the models that the user has imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UAE_MODELS", str(tmp_path_factory.mktemp("none") / "models"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ class Probe(Embedder):
     """Not a network but a measuring instrument: its descriptors are the points of a circle at the mean intensity of each cell (radians)."""
 
     fine_stride, coarse_stride, deep_stride, top_stride = (2, 2, 2), (4, 8, 8), (2, 2, 2), (2, 2, 2)
-    align, halo = (4, 8, 8), (4, 8, 8)
+    align, multiple, halo = (4, 8, 8), (4, 8, 8), (4, 8, 8)
 
     def local(self, image: Tensor) -> dict[str, Tensor]:
         return {"deep": F.avg_pool3d(image, 2)}

@@ -27,7 +27,7 @@ def made_up(seed: int = 0, cells: tuple[int, int, int] = (3, 4, 5)) -> Embedding
     rng = np.random.default_rng(seed)
     fine = rng.normal(size=(*cells, 8)).astype(np.float16)
     coarse = rng.normal(size=(1, 2, 2, 16)).astype(np.float16)
-    return Embedding(fine, coarse, rng.random(cells) > 0.5, Grid((6, 8, 10), OBLIQUE), (2, 2, 2), (4, 8, 8), 2, "tiny", "scan")
+    return Embedding(fine, coarse, rng.random(cells) > 0.5, Grid((6, 8, 10), OBLIQUE), (2, 2, 2), (4, 8, 8), 2, "tiny", "scan", "published")
 
 
 @pytest.fixture
@@ -108,8 +108,11 @@ def test_stored_embedding_comes_back(cache: Cache) -> None:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(stored, name))
         assert getattr(loaded, name).dtype == getattr(stored, name).dtype
     assert loaded.grid == stored.grid, "to the last bit"
-    for name in ("fine_stride", "coarse_stride", "heads", "model_id"):
+    for name in ("fine_stride", "coarse_stride", "heads", "model_id", "pipeline", "native"):
         assert getattr(loaded, name) == getattr(stored, name)
+    cache.store(KEY, replace(stored, native=Grid((3, 4, 5), OBLIQUE)))
+    again = cache.load(KEY, "scan")
+    assert again is not None and again.native == Grid((3, 4, 5), OBLIQUE)
     assert loaded.name == "other name"
 
 

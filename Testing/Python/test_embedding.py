@@ -15,7 +15,7 @@ from samples import OBLIQUE, Probe, affines, probe_model, randomised, tiny_model
 
 from UniversalAnatomicalEmbeddingLib import embedding as module
 from UniversalAnatomicalEmbeddingLib.catalogue import Model
-from UniversalAnatomicalEmbeddingLib.embedding import Embedding, crop_to_body, embed_image, embed_volume, interpolate, pad_to_multiple
+from UniversalAnatomicalEmbeddingLib.embedding import Embedding, crop_to_body, embed_image, embed_volume, interpolate, pad
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
@@ -27,9 +27,10 @@ RADIANS_PER_MM = 0.018 * np.array([2, -1, 2]) / 3
 
 
 def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Of corresponding unit vectors in two channel-last maps."""
+    """Of corresponding vectors in two channel-last maps."""
     assert a.shape == b.shape
-    return float((a.astype(np.float32) * b.astype(np.float32)).sum(axis=-1).min())
+    a, b = (m.astype(np.float32) / np.linalg.norm(m.astype(np.float32), axis=-1, keepdims=True) for m in (a, b))
+    return float((a * b).sum(axis=-1).min())
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_descriptors_come_from_the_point_asked_for_in_every_orientation(affine: 
 
 
 def test_descriptors_come_from_the_point_asked_for_in_tiles_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE_VOXELS", (32, 32, 32))
+    monkeypatch.setattr(Embedder, "tile", (32, 32, 32))
     assert max(probe_error_mm(OBLIQUE).values()) < 0.1
 
 
@@ -160,12 +161,17 @@ def scaled_noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+def maps_of(image: np.ndarray, network: Embedder) -> dict[str, np.ndarray]:
+    """The two maps of an image by name."""
+    return dict(zip(("fine", "coarse"), embed_image(image, network, "cpu"), strict=True))
+
+
 def in_tiles(image: np.ndarray, network: Embedder, tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     reads = []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "TILE_VOXELS", tile)
+        patch.setattr(network, "tile", tile)
         patch.setattr(network, "local", lambda part, local=network.local: reads.append(part.shape) or local(part))
-        maps = embed_image(image, network, "cpu")
+        maps = maps_of(image, network)
     assert len(reads) > 2 and all(tuple(r[2:]) != image.shape for r in reads), "no tile sees the whole scan"
     return maps
 
@@ -175,32 +181,51 @@ def in_tiles(image: np.ndarray, network: Embedder, tile: tuple[int, int, int], m
     [
         (lambda: tiny_model().network, (112, 48, 32), (16, 48, 16)),
         (lambda: randomised(ResNetEmbedder(semantic=True)), (12, 112, 32), (4, 48, 32)),
+        (lambda: randomised(ResNetEmbedder(semantic=True)), (17, 93, 27), (8, 48, 16)),
     ],
-    ids=["compact", "resnet"],
+    ids=["compact", "resnet", "resnet, odd sizes"],
 )
 def test_tiles_give_the_maps_of_the_whole_scan(
     make: Callable[[], Embedder], shape: tuple[int, ...], tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, image = make(), scaled_noise(*shape)
-    whole, tiled = embed_image(image, network, "cpu"), in_tiles(image, network, tile, monkeypatch)
+    whole, tiled = maps_of(image, network), in_tiles(image, network, tile, monkeypatch)
     assert whole.keys() == tiled.keys()
     for name, value in whole.items():
         assert value.dtype == np.float16
         assert smallest_cosine(value, tiled[name]) > 1 - 1e-3, name
 
 
-def test_missing_halo_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, image = tiny_model().network, scaled_noise(112, 48, 32)
-    whole = embed_image(image, network, "cpu")
-    monkeypatch.setattr(network, "halo", (0, 0, 0))
-    assert smallest_cosine(whole["fine"], in_tiles(image, network, (16, 48, 16), monkeypatch)["fine"]) < 0.99
+@pytest.mark.parametrize(
+    ("make", "halo", "shape", "tile"),
+    [
+        (lambda: tiny_model().network, ("halo",), (112, 48, 32), (16, 48, 16)),
+        (lambda: randomised(ResNetEmbedder()), ("halo", "decode_halo"), (16, 48, 32), (4, 48, 32)),
+        (lambda: randomised(ResNetEmbedder()), ("decode_halo",), (16, 48, 32), (4, 48, 32)),
+    ],
+    ids=["compact", "resnet", "resnet, second pass"],
+)
+def test_missing_halo_would_be_noticed(
+    make: Callable[[], Embedder], halo: tuple[str, ...], shape: tuple[int, ...], tile: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, image = make(), scaled_noise(*shape)
+    whole = maps_of(image, network)
+    for name in halo:
+        monkeypatch.setattr(network, name, (0, 0, 0))
+    assert smallest_cosine(whole["fine"], in_tiles(image, network, tile, monkeypatch)["fine"]) < 0.99
 
 
-def test_stored_maps_are_those_of_the_network() -> None:
-    network, image = tiny_model().network, scaled_noise(32, 16, 48)
-    maps = embed_image(image, network, "cpu")
-    for name, value in network(torch.from_numpy(image)[None, None]).items():
-        np.testing.assert_allclose(maps[name], value[0].permute(1, 2, 3, 0), rtol=0, atol=1e-3)
+@pytest.mark.parametrize(
+    ("make", "shape"), [(lambda: tiny_model().network, (32, 16, 48)), (lambda: randomised(ResNetEmbedder(semantic=True)), (9, 35, 21))]
+)
+def test_stored_maps_are_those_of_the_network(make: Callable[[], Embedder], shape: tuple[int, ...]) -> None:
+    network, image = make(), scaled_noise(*shape)
+    maps = maps_of(image, network)
+    expected = {name: value[0].permute(1, 2, 3, 0) for name, value in network(torch.from_numpy(image)[None, None]).items()}
+    assert network.heads == len(expected)
+    coarse = expected.pop("coarse")
+    np.testing.assert_allclose(maps["coarse"], coarse, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(maps["fine"], torch.cat([expected[n] for n in ("fine", "semantic") if n in expected], 3), rtol=0, atol=1e-3)
 
 
 def test_running_out_of_memory_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,10 +240,10 @@ def test_running_out_of_memory_halves_the_tiles(monkeypatch: pytest.MonkeyPatch)
         return embed(image, network, device, core, *rest)
 
     network, image = tiny_model().network, scaled_noise(16, 16, 112)
-    whole = embed_image(image, network, "cpu")
+    whole = maps_of(image, network)
     monkeypatch.setattr(module, "_embed_tiled", little_memory)
-    monkeypatch.setattr(module, "TILE_VOXELS", (160, 192, 256))
-    maps = embed_image(image, network, "cpu")
+    monkeypatch.setattr(Embedder, "tile", (160, 192, 256))
+    maps = maps_of(image, network)
     assert tried == [(160, 192, 256), (80, 96, 128), (40, 48, 64)]
     assert smallest_cosine(maps["fine"], whole["fine"]) > 1 - 1e-3
 
@@ -233,7 +258,7 @@ def test_running_out_of_memory_with_the_smallest_tiles_is_reported(monkeypatch: 
     monkeypatch.setattr(module, "_embed_tiled", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         embed_image(scaled_noise(16, 16, 16), tiny_model().network, "cpu")
-    assert 2 <= len(tried) <= 5 and min(tried[-1]) <= module.SMALLEST_TILE
+    assert 2 <= len(tried) <= 5 and max(tried[-1]) <= module.SMALLEST_TILE
 
 
 # --- from scan to embedding -----------------------------------------------------------------------------------------------------------
@@ -247,12 +272,25 @@ def test_embedding_describes_itself(tiny: Embedding) -> None:
     assert (tiny.model_id, tiny.name, tiny.heads, tiny.fine_stride, tiny.coarse_stride) == ("tiny", "scan", 2, (2, 2, 2), (8, 8, 8))
 
 
-def test_semantic_channels_follow_the_fine_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    maps = {name: np.full((16, 16, 16, 2), n, np.float16) for n, name in enumerate(("coarse", "fine", "semantic"))}
-    monkeypatch.setattr(module, "embed_image", lambda *_: maps)
-    embedding = embed_volume(tissue_volume(), tiny_model())
-    assert embedding.heads == 3
-    np.testing.assert_array_equal(embedding.fine[0, 0, 0], [1, 1, 2, 2])
+def test_only_the_standard_pipeline_crops_and_only_the_published_one_searches_air() -> None:
+    array = np.full((40, 48, 50), -1000, np.int16)
+    array[:, 14:30, 16:34] = tissue((40, 16, 18))
+    scan = Volume(array, Grid(array.shape, np.diag([2.0, 2.0, 2.0, 1.0])), "ct", "scan")
+    model = tiny_model()
+    made = {p: embed_volume(scan, Model(model.network, replace(model.card, pipeline=p))) for p in ("standard", "released", "published")}
+    assert all(e.pipeline == p and e.native == scan.grid for p, e in made.items())
+    assert made["standard"].grid.shape_zyx[1] < 36 and made["standard"].grid.shape_zyx[2] < 38
+    assert made["released"].grid == made["published"].grid == scan.grid
+    assert made["published"].body.all() and 0.05 < made["released"].body.mean() < 0.3
+
+
+def test_released_models_get_their_scan_without_padding() -> None:
+    network = randomised(ResNetEmbedder())
+    card = replace(tiny_model().card, pipeline="released")
+    embedding = embed_volume(tissue_volume((9, 35, 21)), Model(network, card))
+    assert embedding.fine.shape == (4, 18, 11, 128) and embedding.coarse.shape == (2, 3, 2, 128)
+    assert embedding.body.all(), "the last odd row counts too"
+    assert embed_volume(tissue_volume((1, 5, 7)), Model(network, card)).fine.shape == (2, 8, 8, 128), "but never less than one coarse cell"
 
 
 def test_points_beyond_the_scan_are_not_contained(tiny: Embedding) -> None:
@@ -340,11 +378,18 @@ def test_scan_without_a_patient_is_not_cropped() -> None:
     assert small is raw and grid == Grid(raw.shape, OBLIQUE)
 
 
-@given(shape=st.tuples(*[st.integers(1, 9)] * 3), multiple=st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3))
-def test_padding_is_at_the_far_ends_and_as_little_as_possible(shape: tuple[int, int, int], multiple: tuple[int, int, int]) -> None:
+SIZES = st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3)
+
+
+@given(shape=st.tuples(*[st.integers(1, 9)] * 3), multiple=SIZES, steps=st.tuples(*[st.integers(1, 3)] * 3))
+def test_padding_is_at_the_far_ends_and_as_little_as_possible(
+    shape: tuple[int, int, int], multiple: tuple[int, int, int], steps: tuple[int, int, int]
+) -> None:
     image = np.random.default_rng(0).normal(size=shape)
-    padded = pad_to_multiple(image, multiple, -7.0)
-    assert all(n % m == 0 and n - m < old for n, m, old in zip(padded.shape, multiple, shape, strict=True))
+    least = tuple(m * s for m, s in zip(multiple, steps, strict=True))
+    padded = pad(image, multiple, least, -7.0)
+    for n, m, old, smallest in zip(padded.shape, multiple, shape, least, strict=True):
+        assert n % m == 0 and n >= smallest and (n - m < old or n == smallest)
     inner = tuple(slice(0, n) for n in shape)
     np.testing.assert_array_equal(padded[inner], image)
     assert (padded == -7).sum() == padded.size - image.size
@@ -354,7 +399,7 @@ def test_padding_is_at_the_far_ends_and_as_little_as_possible(shape: tuple[int, 
 
 
 def test_progress_rises_from_zero_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE_VOXELS", (16, 16, 16))
+    monkeypatch.setattr(Embedder, "tile", (16, 16, 16))
     calls: list[tuple[float, str]] = []
     embed_volume(tissue_volume((32, 32, 32)), probe_model(), progress=lambda *call: calls.append(call))
     fractions = [f for f, _ in calls]
@@ -372,7 +417,7 @@ def test_cancelled_embedding_does_not_start_the_network(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("stage", ["local features", "descriptors"])
 def test_cancelling_stops_at_the_next_tile(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TILE_VOXELS", (16, 16, 16))
+    monkeypatch.setattr(Embedder, "tile", (16, 16, 16))
     monkeypatch.setattr(module, "crop_to_body", lambda raw, grid, modality: (raw, grid))
     cancel, after = Event(), []
 

@@ -148,6 +148,8 @@ def _write(folder: Path, key: str, embedding: Embedding) -> None:
         "coarse_stride": embedding.coarse_stride,
         "heads": embedding.heads,
         "model_id": embedding.model_id,
+        "pipeline": embedding.pipeline,
+        "native": None if embedding.native is None else [embedding.native.shape_zyx, embedding.native.affine.tolist()],
     }
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -170,6 +172,8 @@ def _read(folder: Path, key: str, name: str) -> Embedding:
         heads=meta["heads"],
         model_id=meta["model_id"],
         name=name,
+        pipeline=meta["pipeline"],
+        native=None if meta["native"] is None else Grid(tuple(meta["native"][0]), np.array(meta["native"][1])),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from .errors import InputError
 from .networks.compact import Compact
 from .networks.embedder import Embedder
 from .networks.resnet_embedder import ResNetEmbedder
-from .preprocess import PREPROCESS_VERSION, Intensity
+from .preprocess import PREPROCESS_VERSION, Intensity, Pipeline
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": ResNetEmbedder}
@@ -26,8 +27,8 @@ FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": Res
 class ModelCard:
     """Everything needed to use a model honestly; stored with its weights.
 
-    ``network`` are the arguments of its family's class, ``intensity`` how its input is scaled, ``calibration`` the confidence model fitted on
-    training data (None: not calibrated), ``training`` and ``accuracy`` free facts for people.
+    ``network`` are the arguments of its family's class, ``intensity`` and ``pipeline`` how its input is made, ``calibration`` the confidence
+    model fitted on training data (None: not calibrated), ``training`` and ``accuracy`` free facts for people.
     """
 
     id: str
@@ -39,6 +40,7 @@ class ModelCard:
     citation: str
     network: dict[str, Any] = field(default_factory=dict)
     intensity: Intensity = Intensity()
+    pipeline: Pipeline = "standard"
     spacing_mm: float = 2.0
     preprocess_version: int = PREPROCESS_VERSION
     calibration: dict[str, Any] | None = None
@@ -75,7 +77,10 @@ class Model:
 
 @dataclass(frozen=True)
 class CatalogueEntry:
-    """One line of the catalogue: where a model's weights come from and the checksum they must have."""
+    """One line of the catalogue: where a model's weights come from and the checksum they must have.
+
+    ``source``: "bundled" with the package, or "imported" or "downloaded" into the user's model folder; ``file`` is relative to that place.
+    """
 
     id: str
     source: str
@@ -83,12 +88,48 @@ class CatalogueEntry:
     sha256: str
     size: int
 
+    @property
+    def path(self) -> Path:
+        """The weights file."""
+        return (PRETRAINED if self.source == "bundled" else models_folder()) / self.file
+
+
+def models_folder() -> Path:
+    """Where the user's own models are: ``$UAE_MODELS``, or ``uae/models`` in the user's data folder."""
+    base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA") or "~/.local/share"
+    return Path(os.environ.get("UAE_MODELS") or Path(base) / "uae" / "models").expanduser()
+
 
 def catalogue() -> dict[str, CatalogueEntry]:
-    """The known models by id, the default one first."""
+    """The models that are here by id: the default one first, the bundled ones, the user's own."""
     content = json.loads((PRETRAINED / "catalogue.json").read_text(encoding="utf-8"))
-    entries = {e["id"]: CatalogueEntry(**e) for e in content["models"]}
-    return {content["default"]: entries[content["default"]], **entries}
+    entries = {e["id"]: CatalogueEntry(**e) for e in [*_own_entries(), *content["models"]]}
+    bundled = [e["id"] for e in content["models"]]
+    return {name: entries[name] for name in dict.fromkeys([content["default"], *bundled, *entries])}
+
+
+def register_model(entry: CatalogueEntry) -> None:
+    """Enter a weights file, which lies in the user's model folder, in the catalogue there; an entry of the same id is replaced."""
+    others = [e for e in _own_entries() if e["id"] != entry.id]
+    path = models_folder() / "catalogue.json"
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps({"models": [*others, asdict(entry)]}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _own_entries() -> list[dict[str, Any]]:
+    path = models_folder() / "catalogue.json"
+    if not path.is_file():
+        return []
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["models"]
+        for entry in entries:
+            CatalogueEntry(**entry)
+        return entries
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read as a list of models ({error}). Repair it, or delete it and import the models again."
+        ) from error
 
 
 def load_model(id_or_path: str | Path | None = None) -> Model:
@@ -97,7 +138,7 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
+            weights = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
     except Exception as error:
         raise InputError(
             f"{path} is not a readable .safetensors weights file ({error}). Give a catalogue id or a file made by training."
@@ -108,7 +149,8 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
         )
     try:
         card = ModelCard.from_json(metadata["card"])
-        network = build_network(card)
+        with torch.device("meta"):  # no time is lost on random weights
+            network = build_network(card)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"The model card in {path} cannot be used ({error}). Export the model again with this version.") from error
     if card.preprocess_version != PREPROCESS_VERSION:
@@ -117,7 +159,9 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
             "Use the package version it was made with, or train it again."
         )
     _check_shapes(path, network, weights)
-    network.load_state_dict(weights)
+    expected = network.state_dict()
+    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()}, assign=True)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Model(network.eval().requires_grad_(False), card)
 
 
@@ -132,10 +176,17 @@ def build_network(card: ModelCard) -> Embedder:
 def save_model(model: Model, path: Path) -> None:
     """Write weights (kernels in float16, the few vectors in their own type) and card to one ``.safetensors`` file, atomically."""
     state = model.network.state_dict()
-    weights = {k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in state.items()}
+    save_weights({k: (v.half() if v.ndim > 1 else v).contiguous() for k, v in state.items()}, model.card, path)
+
+
+def save_weights(weights: dict[str, torch.Tensor], card: ModelCard, path: Path) -> None:
+    """Write weights as they are, and their card, to one ``.safetensors`` file, atomically."""
     partial = path.with_name(path.name + ".part")
-    save_file(weights, partial, metadata={"card": model.card.to_json()})
-    partial.replace(path)
+    try:
+        save_file(weights, partial, metadata={"card": card.to_json()})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:
@@ -151,16 +202,16 @@ def _weights_path(id_or_path: str | Path | None) -> Path:
     name = str(id_or_path) if id_or_path is not None else next(iter(entries))
     if name in entries:
         entry = entries[name]
-        path = PRETRAINED / entry.file
+        path, remedy = entry.path, "Reinstall the package" if entry.source == "bundled" else "Import or fetch the model again"
         if not path.is_file():
-            raise InputError(f"The weights of {name} are missing: {path} is not there. Reinstall the package.")
+            raise InputError(f"The weights of {name} are missing: {path} is not there. {remedy}.")
         found = sha256(path)
         if found != entry.sha256:
-            raise InputError(
-                f"The weights of {name} are damaged: {path} has SHA-256 {found}, expected {entry.sha256}. Reinstall the package."
-            )
+            raise InputError(f"The weights of {name} are damaged: {path} has SHA-256 {found}, expected {entry.sha256}. {remedy}.")
         return path
-    raise InputError(f"No model '{name}': it is neither a file nor one of {', '.join(entries)}.")
+    raise InputError(
+        f"No model '{name}': it is neither a file nor one of {', '.join(entries)}. Others can be got with 'uae models fetch' and 'uae models import'."
+    )
 
 
 def _check_shapes(path: Path, network: Embedder, weights: dict[str, torch.Tensor]) -> None:

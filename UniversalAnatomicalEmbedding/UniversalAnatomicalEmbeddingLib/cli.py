@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 from tqdm import tqdm
 
-from . import cli_register
+from . import cli_models, cli_register
 from .errors import InputError
 from .options import MatchOptions, Method
 from .points import Point, PointList, read_points, write_points
@@ -78,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("image")
     info.add_argument("--modality", choices=["auto", "ct", "mr"], default="auto")
 
-    models = _command(commands, "models", _models, "list the models, or show one")
-    models.add_argument("action", choices=["list", "show"])
-    models.add_argument("id", nargs="?")
+    cli_models.add_arguments(
+        _command(commands, "models", lambda args: cli_models.run(args, _bar), "list the models, show one, or get published ones")
+    )
 
     cache = _command(commands, "cache", _cache_command, "show or empty the embedding cache")
     cache.add_argument("action", choices=["info", "clear"])
@@ -95,6 +95,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
         parser.add_argument("--model", help="catalogue id or .safetensors file (default: the bundled model)")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
         parser.add_argument("--modality", choices=["auto", "ct", "mr"], default="auto", help="of all scans given; auto: each scan's own")
+        parser.add_argument("--compat", action="store_true", help="as the published SAM and UAE code, flaws included; for imported models")
     if job and name not in ("embed", "register"):
         parser.add_argument("--method", choices=get_args(Method), default=MatchOptions().method)
     return parser
@@ -118,7 +119,7 @@ def _match(args: argparse.Namespace) -> int:
         try:
             target = replace(_read(path, args), name=name)
             with _bar(name) as progress:
-                found = session.match(prepared, wanted, session.embed(target, progress), MatchOptions(method=args.method))
+                found = session.match(prepared, wanted, session.embed(target, progress), _options(args))
         except InputError as error:
             print(f"uae: {error}", file=sys.stderr)
             failures += 1
@@ -165,7 +166,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     session = _session(args, use_cache=False)
     volumes: dict[str, Any] = {}
     with _bar("evaluate") as progress:
-        result = evaluate(pairs, session, MatchOptions(method=args.method), _modality(args), progress, volumes.__setitem__)
+        result = evaluate(pairs, session, _options(args), _modality(args), progress, volumes.__setitem__)
     _write_evaluation(result, volumes, args.out)
     return 0
 
@@ -184,7 +185,7 @@ def _demo(args: argparse.Namespace) -> int:
     embedded = perf_counter()
     labels = [name for name, _ in pair.template_landmarks]
     wanted = np.array([position for _, position in pair.template_landmarks])
-    found = session.match(template, wanted, target, MatchOptions(method=args.method))
+    found = session.match(template, wanted, target, _options(args))
     truth = [dict(pair.target_landmarks).get(name) for name in labels]
     names = (pair.template.name, pair.target.name)
     outcomes = tuple(Outcome(*names, k, p, m, t) for k, p, m, t in zip(labels, wanted, found, truth, strict=True))
@@ -214,22 +215,6 @@ def _info(args: argparse.Namespace) -> int:
     print(f"extent LPS  {_vector(grid.corners().min(0))} .. {_vector(grid.corners().max(0))} mm")
     print("index (x, y, z) to LPS mm:")
     print("\n".join("  " + "  ".join(f"{v:12.5f}" for v in line) for line in grid.affine[:3]))
-    return 0
-
-
-def _models(args: argparse.Namespace) -> int:
-    from .catalogue import catalogue, load_model
-
-    entries = catalogue()
-    if args.action == "list":
-        for n, entry in enumerate(entries.values()):
-            card = load_model(entry.id).card
-            default = " (default)" if n == 0 else ""
-            print(
-                f"{entry.id}{default}: {card.title}; {', '.join(card.modality).upper()}; {entry.size / 2**20:.1f} MiB; {card.licence}; {entry.source}"
-            )
-        return 0
-    print(load_model(args.id).card.to_json())
     return 0
 
 
@@ -280,7 +265,11 @@ def _result_names(paths: Sequence[str]) -> list[str]:
 def _session(args: argparse.Namespace, use_cache: bool):
     from .session import Session
 
-    return Session(args.model, args.device, _cache(args) if use_cache else None)
+    return Session(args.model, args.device, _cache(args) if use_cache else None, args.compat)
+
+
+def _options(args: argparse.Namespace) -> MatchOptions:
+    return MatchOptions(method=args.method, compat=args.compat)
 
 
 def _cache(args: argparse.Namespace):

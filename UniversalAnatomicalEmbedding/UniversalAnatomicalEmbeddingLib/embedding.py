@@ -16,12 +16,11 @@ from torch import Tensor
 from .catalogue import Model
 from .geometry import FloatArray, Grid
 from .networks.embedder import Embedder, unit_length
-from .preprocess import body_mask, scale_intensity, to_canonical
+from .preprocess import Pipeline, body_mask, scale_intensity, to_canonical
 from .progress import Progress, check, silent
 from .tiling import Size, Slices, Tile, plan_tiles
 from .volume import Modality, Volume
 
-TILE_VOXELS = (160, 192, 256)
 SMALLEST_TILE = 32
 BODY_MARGIN_VOXELS = 8
 
@@ -32,6 +31,7 @@ class Embedding:
 
     ``fine`` ``(Z, Y, X, C)`` float16 (a semantic head's channels follow the fine ones), ``coarse`` ``(Z', Y', X', C')`` float16, ``body`` bool
     ``(Z, Y, X)`` marks cells inside the patient. ``grid`` is the canonical voxel grid; ``heads`` counts the similarities that are averaged.
+    ``pipeline`` is how the descriptors were made and are to be compared; ``native`` the scanner's own voxels (None: those of ``grid``).
     """
 
     fine: NDArray[np.float16]
@@ -43,6 +43,8 @@ class Embedding:
     heads: int
     model_id: str
     name: str
+    pipeline: Pipeline = "standard"
+    native: Grid | None = None
 
     @cached_property
     def fine_grid(self) -> Grid:
@@ -87,36 +89,42 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     if modality is None:
         raise ValueError(f"The modality of {volume.name} is not known; give it, or guess it with guess_modality.")
     progress(0.0, "resampling")
-    raw, grid = crop_to_body(*to_canonical(volume, modality, card.spacing_mm), modality)
+    raw, grid = to_canonical(volume, modality, card.spacing_mm, card.pipeline)
+    if card.pipeline == "standard":
+        raw, grid = crop_to_body(raw, grid, modality)
     check(cancel)
-    image = pad_to_multiple(scale_intensity(raw, modality, card.intensity), network.align, card.intensity.air(modality))
-    body = _body_cells(raw, modality, card.spacing_mm, network.fine_stride, _map_shape(image, network.fine_stride))
+    image = pad(scale_intensity(raw, modality, card.intensity), network.multiple, network.align, card.intensity.air(modality))
+    body = _body_cells(raw, modality, card.spacing_mm, network.fine_stride, network.map_shape(image.shape, network.fine_stride))
     del raw  # the maps need the room
-    maps = embed_image(image, network, device, progress, cancel)
-    fine = np.concatenate([maps["fine"], maps["semantic"]], axis=3) if "semantic" in maps else maps["fine"]
+    fine, coarse = embed_image(image, network, device, progress, cancel)
     return Embedding(
         fine=fine,
-        coarse=maps["coarse"],
-        body=body,
+        coarse=coarse,
+        body=np.ones_like(body) if card.pipeline == "published" else body,
         grid=grid,
         fine_stride=network.fine_stride,
         coarse_stride=network.coarse_stride,
-        heads=len(maps),
+        heads=network.heads,
         model_id=card.id,
         name=volume.name,
+        pipeline=card.pipeline,
+        native=volume.grid,
     )
 
 
 def embed_image(
     image: NDArray, network: Embedder, device: str, progress: Progress = silent, cancel: Event | None = None
-) -> dict[str, NDArray]:
-    """Network maps of a scaled, aligned image ``(Z, Y, X)``, channels last, float16. Out of GPU memory halves the tile and goes on."""
-    core = TILE_VOXELS
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Unit descriptors of a scaled, padded image ``(Z, Y, X)``: fine (a semantic head's channels after the fine ones) and coarse, channels last.
+
+    Out of GPU memory halves the tile and goes on.
+    """
+    core = network.tile
     while True:
         try:
             return _embed_tiled(image, network, device, core, progress, cancel)
         except torch.OutOfMemoryError:
-            if min(core) <= SMALLEST_TILE:
+            if max(core) <= SMALLEST_TILE:
                 raise
             core = (core[0] // 2, core[1] // 2, core[2] // 2)
             torch.cuda.empty_cache()
@@ -124,33 +132,38 @@ def embed_image(
 
 def _embed_tiled(
     image: NDArray, network: Embedder, device: str, core: Size, progress: Progress, cancel: Event | None
-) -> dict[str, NDArray]:
+) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """Two passes: the local features of all tiles make one small "deep" map and its context, then come the full-resolution heads."""
     tiles = plan_tiles(image.shape, core, network.halo, network.align)
-    deep = torch.empty(0)
-    for n, tile in enumerate(tiles):
+    second = plan_tiles(image.shape, core, network.decode_halo, network.align) if network.kept else tiles
+    deep, stored = torch.empty(0), []
+    for n, (tile, then) in enumerate(zip(tiles, second, strict=True)):
         check(cancel)
         progress(0.1 + 0.4 * n / len(tiles), "local features")
         local = _local_features(image, tile, network, device)
         if n == 0:
-            deep = local["deep"].new_empty((1, local["deep"].shape[1], *_map_shape(image, network.deep_stride)))
+            deep = local["deep"].new_empty((1, local["deep"].shape[1], *network.map_shape(image.shape, network.deep_stride)))
         _part(deep, tile.target(network.deep_stride)).copy_(_part(local["deep"], tile.kept(network.deep_stride)))
+        stored.append({name: _part(local[name], tile.within(then.read, stride)).clone() for name, stride in network.kept.items()})
     with _inference(device):
         context = network.context(deep)
-    maps = {"coarse": _storable(context["coarse"])}
-    for n, tile in enumerate(tiles):
+    fine = np.empty(0, dtype=np.float16)
+    for n, tile in enumerate(second):
         check(cancel)
         progress(0.5 + 0.5 * n / len(tiles), "descriptors")
-        if len(tiles) > 1:
+        if network.kept:
+            local = {**stored[n], "deep": _part(deep, tile.source(network.deep_stride))}
+            stored[n] = {}
+        elif len(tiles) > 1:
             local = _local_features(image, tile, network, device)
         with _inference(device):
             heads = network.decode(local, _part(context["top"], tile.source(network.top_stride)))
-        for name, value in heads.items():
-            if name not in maps:
-                maps[name] = np.empty((*_map_shape(image, network.fine_stride), value.shape[1]), dtype=np.float16)
-            maps[name][tile.target(network.fine_stride)] = _storable(_part(value, tile.kept(network.fine_stride)))
+        values = np.concatenate([_storable(_part(v, tile.kept(network.fine_stride))) for v in heads.values()], axis=3)
+        if n == 0:
+            fine = np.empty((*network.map_shape(image.shape, network.fine_stride), values.shape[3]), dtype=np.float16)
+        fine[tile.target(network.fine_stride)] = values
     progress(1.0, "embedded")
-    return maps
+    return fine, _storable(context["coarse"])
 
 
 def _local_features(image: NDArray, tile: Tile, network: Embedder, device: str) -> dict[str, Tensor]:
@@ -170,10 +183,6 @@ def _inference(device: str) -> Iterator[None]:
 def _part(features: Tensor, box: Slices) -> Tensor:
     z, y, x = box
     return features[:, :, z, y, x]
-
-
-def _map_shape(image: NDArray, stride: Size) -> tuple[int, ...]:
-    return tuple(-(-n // k) for n, k in zip(image.shape, stride, strict=True))
 
 
 def _storable(features: Tensor) -> NDArray[np.float16]:
@@ -197,17 +206,18 @@ def crop_to_body(raw: NDArray, grid: Grid, modality: Modality) -> tuple[NDArray,
     return raw[box], grid.cropped(start, np.subtract(stop, start))
 
 
-def pad_to_multiple(image: NDArray, multiple: Size, value: float) -> NDArray:
-    """Append ``value`` at the far ends until every size is a multiple."""
-    return np.pad(image, [(0, -n % m) for n, m in zip(image.shape, multiple, strict=True)], constant_values=value)
+def pad(image: NDArray, multiple: Size, least: Size, value: float) -> NDArray:
+    """Append ``value`` at the far ends until every size is a multiple and not less than ``least``."""
+    sizes = [max(m * -(-n // m), k) for n, m, k in zip(image.shape, multiple, least, strict=True)]
+    return np.pad(image, [(0, size - n) for n, size in zip(image.shape, sizes, strict=True)], constant_values=value)
 
 
 def _body_cells(raw: NDArray, modality: Modality, spacing_mm: float, stride: Size, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Body mask on the fine cells; everything counts where no patient is seen, so that a phantom or a tiny crop can still be matched."""
-    offset = tuple(slice(k // 2, None, k) for k in stride)
-    mask = body_mask(raw[offset], modality, spacing_mm * stride[2])
+    inside = [min(-(-n // k), size) for n, k, size in zip(raw.shape, stride, shape, strict=True)]
+    middle = [np.minimum(np.arange(m) * k + k // 2, n - 1) for m, k, n in zip(inside, stride, raw.shape, strict=True)]
     cells = np.zeros(shape, dtype=bool)
-    cells[tuple(slice(0, n) for n in mask.shape)] = mask
+    cells[tuple(slice(m) for m in inside)] = body_mask(raw[np.ix_(*middle)], modality, spacing_mm * stride[2])
     return cells if cells.any() else ~cells
 
 

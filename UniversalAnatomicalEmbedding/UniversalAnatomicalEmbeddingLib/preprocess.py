@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,30 +21,42 @@ PART_OF_LARGEST = 1 / 3
 
 Image = NDArray[np.float32]
 
+Pipeline = Literal["standard", "released", "published"]
+"""How a scan becomes the network's input and its maps are compared.
+
+"standard": anti-aliased resampling, cropped to the body. "released": what the released SAM and UAE models expect, that is plain linear
+resampling of the whole field of view and coarse descriptors of unit length between their cells too. "published": the same to the letter of the
+published code, its flaws included: the voxels that rounding up the size appends hold 0, the coarse map is stretched to the size of the fine
+one, air is searched as well.
+"""
+
 
 @dataclass(frozen=True)
 class Intensity:
     """How a model wants its input scaled.
 
     CT: piecewise-linear through ``ct_knots`` (HU, value), constant beyond both ends. MR: the ``mr_percentiles`` of the scan (the upper one of
-    its foreground only, where ``mr_foreground``) go linearly to ``mr_range``, constant beyond.
+    its foreground only, where ``mr_foreground``) go linearly to ``mr_range``, constant beyond. ``mr_whole``: the two are cut to whole numbers
+    first, the upper one at least 1, as the published code does.
     """
 
     ct_knots: tuple[tuple[float, float], ...] = ((-1024.0, -1.0), (-200.0, -0.4), (250.0, 0.6), (1500.0, 1.0))
     mr_percentiles: tuple[float, float] = (0.5, 99.0)
     mr_range: tuple[float, float] = (-1.0, 0.9)
     mr_foreground: bool = True
+    mr_whole: bool = False
 
     def air(self, modality: Modality) -> float:
         """The scaled value of everything outside the field of view."""
         return self.ct_knots[0][1] if modality == "ct" else self.mr_range[0]
 
 
-def to_canonical(volume: Volume, modality: Modality, spacing_mm: float = 2.0) -> tuple[Image, Grid]:
+def to_canonical(volume: Volume, modality: Modality, spacing_mm: float = 2.0, pipeline: Pipeline = "standard") -> tuple[Image, Grid]:
     """Resample once to cubic LPS voxels: raw intensities float32 ``(Z, Y, X)`` and their grid.
 
-    Linear interpolation, after a Gaussian along each axis that shrinks (its width makes a voxel profile of the new size out of one of
-    the old). Outside the field of view: air, -1024 HU for CT and the scan's minimum otherwise. Exact for oblique and sheared grids.
+    Linear interpolation; in the standard pipeline after a Gaussian along each axis that shrinks (its width makes a voxel profile of the new
+    size out of one of the old). Outside the field of view: air, -1024 HU for CT and the scan's minimum otherwise (0 in the published
+    pipeline). Exact for oblique and sheared grids.
     InputError for a scan longer than any patient.
     """
     extent = np.ptp(volume.grid.corners(), axis=0)
@@ -56,10 +69,10 @@ def to_canonical(volume: Volume, modality: Modality, spacing_mm: float = 2.0) ->
     array = np.asarray(volume.array, dtype=np.float32)
     if target == volume.grid:
         return array, target
-    outside = AIR_HU if modality == "ct" else float(array.min())
+    outside = 0.0 if pipeline == "published" else AIR_HU if modality == "ct" else float(array.min())
     for axis, spacing in enumerate(volume.grid.spacing_xyz[::-1]):
         factor = spacing_mm / spacing
-        if factor > 1 + 1e-3 and array.shape[axis] > 1:
+        if pipeline == "standard" and factor > 1 + 1e-3 and array.shape[axis] > 1:
             array = ndimage.gaussian_filter1d(array, np.sqrt(factor**2 - 1) / 2.355, axis=axis, mode="nearest")
     return _resample(array, volume.grid, target, outside), target
 
@@ -94,6 +107,8 @@ def mr_limits(image: Image, intensity: Intensity) -> tuple[float, float]:
     foreground = image[image > image.mean()] if intensity.mr_foreground else image
     low = float(np.percentile(image, intensity.mr_percentiles[0]))
     high = float(np.percentile(foreground, intensity.mr_percentiles[1])) if foreground.size else low
+    if intensity.mr_whole:
+        low, high = float(int(low)), max(float(int(high)), 1.0)
     return low, max(high, low + 1e-6)
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .cache import Cache, cache_key
-from .catalogue import Model, load_model
+from .catalogue import Model, ModelCard, load_model
 from .embedding import Embedding, embed_volume
 from .errors import InputError
 from .geometry import Grid
@@ -30,10 +30,16 @@ class Session:
     """A model on a device, and an optional disk cache.
 
     ``model``: a catalogue id, a weights file, a :class:`Model`, or None for the default. ``device``: "auto", "cpu", "cuda", "cuda:1", "mps".
+    ``compat``: embed as the published SAM and UAE code does, flaws included (:data:`.preprocess.Pipeline`); match with
+    ``MatchOptions(compat=True)`` then. Raises :class:`InputError` for a model that was not published so.
     """
 
-    def __init__(self, model: str | Path | Model | None = None, device: str = "auto", cache: Cache | None = None) -> None:
+    def __init__(
+        self, model: str | Path | Model | None = None, device: str = "auto", cache: Cache | None = None, compat: bool = False
+    ) -> None:
         loaded = model if isinstance(model, Model) else load_model(model)
+        if compat:
+            loaded = Model(loaded.network, published(loaded.card))
         self.device = choose_device(device)
         self.model = Model(fold_batch_norm(loaded.network).to(self.device), loaded.card)
         self.cache = cache
@@ -114,6 +120,15 @@ class Session:
     def _embed_unstored(self, volume: Volume) -> Searchable:
         """Embed an intermediate image; it is not worth a place in the cache."""
         return Searchable(embed_volume(volume, self.model, self.device), self.device)
+
+
+def published(card: ModelCard) -> ModelCard:
+    """The card of a released SAM or UAE model with its input made to the letter of the published code."""
+    if card.pipeline == "standard":
+        raise InputError(
+            f"Model {card.id} is not one of the released SAM and UAE models, so there is no published way to be compatible with."
+        )
+    return replace(card, pipeline="published", intensity=replace(card.intensity, mr_whole=True))
 
 
 def choose_device(name: str) -> str:

@@ -18,7 +18,11 @@ class Tile:
 
     def kept(self, stride: Size) -> Slices:
         """The core inside a map of the tile, in cells of ``stride`` (z, y, x)."""
-        return _cells(self.core, stride, [s.start for s in self.read])
+        return self.within(self.core, stride)
+
+    def within(self, box: Slices, stride: Size) -> Slices:
+        """Scan voxels ``box`` inside a map of the tile, in cells of ``stride``."""
+        return _cells(box, stride, [s.start for s in self.read])
 
     def target(self, stride: Size) -> Slices:
         """The core inside a map of the whole scan, in cells of ``stride``."""
@@ -32,7 +36,7 @@ class Tile:
 def plan_tiles(shape: Size, core: Size, halo: Size, align: Size) -> list[Tile]:
     """Cover ``shape`` (z, y, x) with equal cores of at most about ``core`` voxels, each read with up to ``halo`` more on every side.
 
-    Core origins are multiples of ``align``, so the cells of neighbouring tiles coincide; ``halo`` must be a multiple of it too.
+    Core origins are multiples of ``align``, so the cells of neighbouring tiles coincide; ``halo`` must be a multiple of the strides used.
     """
     steps = []
     for n, c, a in zip(shape, core, align, strict=True):

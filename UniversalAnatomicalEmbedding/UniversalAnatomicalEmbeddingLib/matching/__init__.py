@@ -14,6 +14,7 @@ from .confidence import Calibration, Status, features, judge
 from .fixed_point import match_fixed_points
 from .guide import expect
 from .nearest import find_peaks
+from .published import match_published
 from .similarity import Searchable
 from .templates import combine
 
@@ -60,24 +61,34 @@ def match_points(
         return []
     query = combine([scan.query(points) for scan, points in exemplars])
     expected = expect(exemplars, target)
-    region = None if options.exact else (expected.centre, expected.radius)
-    peaks = find_peaks(query, target, options.exact, region)
-    found, notes = peaks.points_lps, [""] * len(peaks.points_lps)
-    if options.method == "fixed-point":
+    plain = options.exact or options.compat
+    region = None if plain else (expected.centre, expected.radius)
+    peaks = find_peaks(query, target, plain, region)
+    found, similarity, notes = peaks.points_lps, peaks.similarity, [""] * len(peaks.points_lps)
+    if options.compat:
+        found, similarity, notes = _published(exemplars, target, options)
+    elif options.method == "fixed-point":
         found, notes = _fixed_points(exemplars, target, options, found)
     cycle = np.mean([_cycle(scan, points, target, found, options) for scan, points in exemplars], axis=0)
-    confidence, status = judge(
-        features(peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm), calibration
-    )
+    confidence, status = judge(features(similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm), calibration)
     status = ["uncertain" if note and s == "found" else s for note, s in zip(notes, status, strict=True)]
-    numbers = (peaks.similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm, confidence)
+    numbers = (similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm, confidence)
     rows = zip(found, *(n.tolist() for n in numbers), status, notes, strict=True)
     return [Match(p, a, b, c, d, e, f, g, verdict, note) for p, a, b, c, d, e, f, g, verdict, note in rows]
 
 
 def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: FloatArray, options: MatchOptions) -> FloatArray:
-    back = find_peaks(target.query(found), scan, options.exact).points_lps
+    back = find_peaks(target.query(found), scan, options.exact or options.compat).points_lps
     return np.linalg.norm(back - points, axis=1)
+
+
+def _published(
+    exemplars: list[tuple[Searchable, FloatArray]], target: Searchable, options: MatchOptions
+) -> tuple[FloatArray, FloatArray, list[str]]:
+    if len(exemplars) != 1:
+        raise InputError("The published method knows one template; give one template scan, or match without --compat.")
+    [(scan, points)] = exemplars
+    return match_published(points, scan, target, options)
 
 
 def _fixed_points(

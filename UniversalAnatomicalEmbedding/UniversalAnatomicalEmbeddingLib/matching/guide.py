@@ -102,6 +102,8 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
     """Best places (Q, 3) LPS mm on every second cell of the target's body, then refined among the cells around."""
     lattice = target.lattice(2)
     shape = [-(-n // 2) for n in target.shape]
+    stride = zip(target.coarse.shape[:3], target.embedding.coarse_stride, target.embedding.fine_stride, strict=True)
+    whole = [n * c // (2 * f) for n, c, f in stride]
     z, y, x = (lattice // 2).unbind(1)
     at = (z * shape[1] + y) * shape[2] + x
     rows = target.rows.index_select(0, target.flat(lattice)).float().T
@@ -109,7 +111,8 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
     for start in range(0, len(query), AT_ONCE):
         part = query[start : start + AT_ONCE]
         coarse = target.coarse_scores(part)
-        scores = torch.addmm(widen(coarse, shape).flatten(1).index_select(1, at), part.fine, rows)
+        wide = widen(coarse, whole)[:, : shape[0], : shape[1], : shape[2]].flatten(1)
+        scores = torch.addmm(wide.index_select(1, at), part.fine, rows)
         best.append(refine(part, target, coarse, lattice[scores.argmax(1)]))
     index = torch.cat(best).double().cpu().numpy()
     return target.embedding.fine_grid.index_to_world(index)

@@ -1,13 +1,15 @@
 """Fused similarity of query descriptors with every cell of an embedded scan.
 
 similarity = mean over the heads of the cosine (SAM section 3.3). The coarse cosine is taken on its own small grid and interpolated as one
-number per cell; coarse descriptors are never upsampled.
+number per cell; coarse descriptors are never kept upsampled. The released SAM and UAE models take the cosine with the interpolated coarse
+descriptor instead: the interpolated number times a gain per cell, the inverse length of that descriptor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -86,18 +88,24 @@ class Searchable:
     def block_scores(self, query: Query, coarse: Tensor, blocks: Tensor) -> Tensor:
         """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 outside the body."""
         around = coarse.flatten(1).gather(1, _take(self._around, blocks).flatten(1)).unflatten(1, (-1, 27))
-        fine = self._fine_scores(query, _take(self.block_rows, blocks).flatten(1)).unflatten(1, (blocks.shape[1], -1))
-        return ((fine + around @ self._spread) / self.embedding.heads).masked_fill_(~_take(self.block_body, blocks), -1.0)
+        rows = _take(self.block_rows, blocks)
+        fine = self._fine_scores(query, rows.flatten(1)).unflatten(1, (blocks.shape[1], -1))
+        wide = around @ self._spread
+        if self.coarse_gain is not None:
+            wide = wide * self.coarse_gain[rows]
+        return ((fine + wide) / self.embedding.heads).masked_fill_(~_take(self.block_body, blocks), -1.0)
 
     def full_scores(self, query: Query) -> Tensor:
         """Fused similarity (Q, Z, Y, X) of every cell of the scan."""
         whole = [n * r for n, r in zip(self.coarse.shape[:3], self.ratio, strict=True)]
-        wide = widen(self.coarse_scores(query), whole)
+        z, y, x = self.shape
+        wide = widen(self.coarse_scores(query), whole)[:, :z, :y, :x]
+        if self.coarse_gain is not None:
+            wide = wide * self.coarse_gain.reshape(z, y, x)
         fine = torch.empty((len(query), len(self.rows)), device=self.device)
         for start in range(0, len(self.rows), 65536):
             fine[:, start : start + 65536] = query.fine @ self.rows[start : start + 65536].float().T
-        z, y, x = self.shape
-        return (fine.reshape(len(query), z, y, x) + wide[:, :z, :y, :x]) / self.embedding.heads
+        return (fine.reshape(len(query), z, y, x) + wide) / self.embedding.heads
 
     def _fine_scores(self, query: Query, rows: Tensor) -> Tensor:
         """Fine cosine (Q, K) of each query with its own ``rows`` (Q, K), in portions that stay in the processor's cache."""
@@ -109,13 +117,23 @@ class Searchable:
         return torch.cat(scores)
 
     def interpolate_coarse(self, coarse: Tensor, cells: Tensor) -> Tensor:
-        """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border."""
+        """Coarse scores (Q, z, y, x) at integer fine cells (Q, K, 3), trilinear, constant beyond the border, times the gain."""
         fine_stride = torch.tensor(self.embedding.fine_stride, device=self.device)
         coarse_stride = torch.tensor(self.embedding.coarse_stride, device=self.device)
         size = torch.tensor(self.coarse.shape[:3], device=self.device)
         at = (cells * fine_stride + (fine_stride - 1) / 2 - (coarse_stride - 1) / 2) / coarse_stride
         where = ((2 * at + 1) / size - 1).flip(-1)[:, None, None]
-        return F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
+        values = F.grid_sample(coarse[:, None], where, align_corners=False, padding_mode="border")[:, 0, 0, 0]
+        return values if self.coarse_gain is None else values * self.coarse_gain[self.flat(cells)]
+
+    @cached_property
+    def coarse_gain(self) -> Tensor | None:
+        """What makes interpolated coarse scores cosines, (cells,); None where the model does without."""
+        if self.embedding.pipeline == "standard":
+            return None
+        length = interpolated_length(self.coarse, [n * r for n, r in zip(self.coarse.shape[:3], self.ratio, strict=True)])
+        z, y, x = self.shape
+        return 1 / length[:z, :y, :x].flatten()
 
     def lattice(self, step: int) -> Tensor:
         """Body cells (K, 3) on every ``step``-th index of each axis; all of them where the body is too small to hold any of those."""
@@ -148,6 +166,15 @@ def _take(table: Tensor, index: Tensor) -> Tensor:
 
 def _flat(index: Tensor, shape: Sequence[int]) -> Tensor:
     return (index[..., 0] * shape[1] + index[..., 1]) * shape[2] + index[..., 2]
+
+
+def interpolated_length(vectors: Tensor, size: Sequence[int]) -> Tensor:
+    """Lengths (Z, Y, X) of the vectors ``(z, y, x, C)`` after trilinear interpolation to ``size``, a few channels at a time."""
+    total = torch.zeros(tuple(size), device=vectors.device)
+    for channels in vectors.permute(3, 0, 1, 2).split(8):
+        wide = F.interpolate(channels[None], size=tuple(size), mode="trilinear", align_corners=False)[0]
+        total += wide.square_().sum(0)
+    return total.sqrt_().clamp_(min=1e-12)
 
 
 def _lattice(shape: Sequence[int], device: str) -> Tensor:

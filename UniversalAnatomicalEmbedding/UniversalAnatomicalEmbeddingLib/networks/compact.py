@@ -60,6 +60,7 @@ class Compact(Embedder):
     deep_stride = (8, 8, 8)
     top_stride = (8, 8, 8)
     align = (16, 16, 16)
+    multiple = (16, 16, 16)
     halo: tuple[int, int, int]
 
     def __init__(

@@ -14,8 +14,9 @@ class Embedder(nn.Module):
     """Base of the embedding networks: image ``(B, 1, Z, Y, X)`` in, unit-length maps out.
 
     Class attributes, all (z, y, x) in voxels: ``fine_stride`` and ``coarse_stride`` of the two maps, ``deep_stride`` and ``top_stride`` of the
-    features that enter and leave ``context``, ``align`` (input sizes are multiples of it), ``halo`` (how far ``local`` and ``decode``
-    together see beyond a tile).
+    features that enter and leave ``context``, ``align`` (tiles begin at multiples of it, no input is smaller), ``multiple`` (input sizes are
+    multiples of it), ``tile`` (the size that works best), ``halo`` (how far ``local`` and ``decode`` together see beyond a tile),
+    ``decode_halo`` (how far ``decode`` alone does, where features are ``kept``). ``heads`` counts the maps.
     """
 
     fine_stride: tuple[int, int, int]
@@ -23,7 +24,23 @@ class Embedder(nn.Module):
     deep_stride: tuple[int, int, int]
     top_stride: tuple[int, int, int]
     align: tuple[int, int, int]
+    multiple: tuple[int, int, int]
     halo: tuple[int, int, int]
+    decode_halo: tuple[int, int, int] = (0, 0, 0)
+    tile: tuple[int, int, int] = (160, 192, 256)
+    heads: int = 2
+
+    @property
+    def kept(self) -> dict[str, tuple[int, int, int]]:
+        """The "local" features besides "deep", with their strides (z, y, x), that stay in memory between the two passes.
+
+        Empty: the second pass computes them again.
+        """
+        return {}
+
+    def map_shape(self, shape_zyx: tuple[int, ...], stride: tuple[int, int, int]) -> tuple[int, ...]:
+        """The size (z, y, x) of the map of a stride for an image of this size."""
+        return tuple(-(-n // k) for n, k in zip(shape_zyx, stride, strict=True))
 
     def local(self, image: Tensor) -> dict[str, Tensor]:
         """Neighbourhood features of an image ``(B, 1, Z, Y, X)``; the entry "deep" goes to :meth:`context`."""

@@ -7,10 +7,12 @@ of layers 1 and 2 have 1x3x3 kernels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Triple = tuple[int, int, int]
+STEM_SLICES = 8
 
 
 class ConvNorm(nn.Module):
@@ -71,9 +73,21 @@ class ResNet3D18(nn.Module):
         self.layer4 = _stage(256, 512, cube, (2, 2, 2))
 
     def shallow(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps c1 and c2 of an image ``(B, 1, Z, Y, X)``."""
-        c1 = self.pool2(self.layer1(F.relu(self.conv1(image), inplace=True)))
+        """The maps c1 and c2 of an image ``(B, 1, Z, Y, X)``.
+
+        In evaluation mode a few slices at a time, so that the largest maps by far, those at full resolution, never exist for the whole image.
+        """
+        depth = image.shape[2]
+        step = max(depth, 2) if self.training else STEM_SLICES
+        even = 2 * (depth // 2)
+        c1 = torch.cat([self._first_stage(image, start, min(start + step, even)) for start in range(0, even, step)], dim=2)
         return c1, self.layer2(c1)
+
+    def _first_stage(self, image: Tensor, start: int, stop: int) -> Tensor:
+        """The part of c1 that the slices ``start`` to ``stop`` (even numbers) make; the stem sees one slice more on either side."""
+        first = max(start - 1, 0)
+        stem = self.conv1(image[:, :, first : stop + 1])[:, :, start - first : stop - first]
+        return self.pool2(self.layer1(F.relu(stem, inplace=True)))
 
     def deep(self, c2: Tensor) -> tuple[Tensor, Tensor]:
         """The maps c3 and c4 that follow from c2 ``(B, 128, Z/2, Y/4, X/4)``."""

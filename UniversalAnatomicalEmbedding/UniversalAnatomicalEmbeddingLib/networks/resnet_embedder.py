@@ -19,13 +19,14 @@ class ResNetEmbedder(Embedder):
     - "fine" and "semantic" ``(Z//2, ceil(Y/2), ceil(X/2))``: pyramids over c1, c2, c3 of the backbone
     - "coarse" ``(ceil(Z//2 / 2), ceil(Y/16), ceil(X/16))``: a single-level head on c4
 
-    Whole images may have any size; tiles and the scan they cut must be multiples of ``align``. Coordinates: cell k of a map stands for
+    Images may have any size; tiles begin at multiples of ``align``. Coordinates: cell k of a map stands for
     voxel ``stride * k + (stride - 1) / 2``, the convention the models were trained with, although its receptive field is centred on
     ``stride * k`` in y and x and on ``stride * k + 0.5`` in z.
 
     ``halo``: a cell of "deep" reaches 1 slice and 24 rows or columns beyond its tile (stem 3; layer 1: 1 + 2 * 3; layer 2: 2 + 4 * 3). The
     last convolution of a fine map reaches 1 fine cell further, hence 2 slices and 4 rows or columns (a cell of c2): 3 and 28, rounded up to
-    ``align``.
+    ``align``. ``decode_halo``: of that the last convolution alone, 2 slices and 8 rows or columns (a cell of "top"). A tile of few slices
+    and whole rows has hardly any halo, and its full-resolution stem, by far the largest map, stays small.
     """
 
     fine_stride = (2, 2, 2)
@@ -33,7 +34,10 @@ class ResNetEmbedder(Embedder):
     deep_stride = (2, 4, 4)
     top_stride = (2, 8, 8)
     align = (4, 16, 16)
+    multiple = (1, 1, 1)
     halo = (4, 32, 32)
+    decode_halo = (2, 8, 8)
+    tile = (48, 256, 256)
 
     def __init__(self, semantic: bool = False) -> None:
         super().__init__()
@@ -42,6 +46,15 @@ class ResNetEmbedder(Embedder):
         self.read_out_head = FPN3D((512,))
         if semantic:
             self.semantic_head = FPN3D((64, 128, 256))
+            self.heads = 3
+
+    @property
+    def kept(self) -> dict[str, tuple[int, int, int]]:
+        return {"c1": self.fine_stride}
+
+    def map_shape(self, shape_zyx: tuple[int, ...], stride: tuple[int, int, int]) -> tuple[int, ...]:
+        z, y, x = shape_zyx
+        return super().map_shape((2 * (z // 2), y, x), stride)
 
     @property
     def pyramids(self) -> dict[str, FPN3D]:

@@ -1,0 +1,275 @@
+"""Published models: imported or fetched into the user's folder, honest about what is known of them, and working afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from released import checkpoint, save, weights
+from samples import tiny_model, tissue_volume
+from test_download import Server, server  # noqa: F401 - a fixture
+
+from UniversalAnatomicalEmbeddingLib import releases as module
+from UniversalAnatomicalEmbeddingLib.catalogue import Model, catalogue, load_model, models_folder, save_model, sha256
+from UniversalAnatomicalEmbeddingLib.cli import main
+from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.options import MatchOptions
+from UniversalAnatomicalEmbeddingLib.releases import Release, fetch, import_checkpoint, releases
+from UniversalAnatomicalEmbeddingLib.session import Session
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty model folder of the user."""
+    path = tmp_path / "data" / "models"
+    monkeypatch.setenv("UAE_MODELS", str(path))
+    return path
+
+
+def released(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    """Change what is known about a published model."""
+    known = releases()
+    known[name] = Release(**{**{k: getattr(known[name], k) for k in Release.__dataclass_fields__}, **changes})
+    monkeypatch.setattr(module, "releases", lambda: known)
+
+
+# --- what is known --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_three_released_models_are_known_with_what_they_cover() -> None:
+    known = releases()
+    assert list(known) == ["sam", "uae-s", "uae-m"]
+    assert [r.file for r in known.values()] == ["SAM.pth", "SAMv2_iter_20000.pth", "CrossSAM_iter_20000_ct_mr_inter_1.pth"]
+    assert known["sam"].sha256.startswith("8dfedc38f587") and known["uae-s"].sha256.startswith("a094d5eef867")
+    assert known["uae-m"].sha256 == known["uae-m"].url == "", "its checksum is not known, so it is never downloaded unseen"
+    for release in known.values():
+        assert "not known to this project" in release.licence and release.page and release.citation and release.regions
+    assert {m for r in known.values() for m in r.modality} == {"ct", "mr"}
+
+
+def test_user_can_list_more_but_not_other_ones_under_a_known_name(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    entries = [
+        {"id": n, "title": "x", "file": "x.safetensors", "sha256": "0", "licence": "CC0", "modality": ["ct"]} for n in ("sam", "ours")
+    ]
+    (folder / "released.json").write_text(json.dumps({"models": entries}))
+    known = releases()
+    assert known["ours"].modality == ("ct",) and known["sam"].file == "SAM.pth"
+    (folder / "released.json").write_text("{}")
+    with pytest.raises(InputError, match=r"released\.json"):
+        releases()
+
+
+# --- import ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One small checkpoint of each family."""
+    where = tmp_path_factory.mktemp("checkpoints")
+    return {family: save(checkpoint(weights(family)), where / f"my {family}!.pth") for family in ("sam", "uae-s", "uae-m")}
+
+
+@pytest.mark.parametrize("family", ["sam", "uae-s", "uae-m"])
+def test_imported_model_has_the_weights_of_the_file_in_full_precision(family: str, files: dict[str, Path], folder: Path) -> None:
+    imported = import_checkpoint(files[family])
+    assert imported.entry.id == f"my-{family}" and imported.entry.source == "imported"
+    assert sorted(p.name for p in folder.iterdir()) == ["catalogue.json", f"my-{family}.safetensors"]
+    assert sha256(imported.entry.path) == imported.entry.sha256
+    model, state = load_model(imported.entry.id), weights(family)
+    kept = {k: v for k, v in state.items() if family != "uae-m" or not k.startswith("semantic_head.")}
+    found = model.network.state_dict()
+    assert found.keys() == kept.keys() and all(torch.equal(found[k], kept[k]) for k in kept)
+    card = model.card
+    assert card.pipeline == "released" and card.calibration is None and card.accuracy == {}
+    assert card.modality == (("ct", "mr") if family == "uae-m" else ("ct",))
+    assert card.intensity.ct_knots == ((-1024, -50), (3071, 205)) and not card.intensity.mr_foreground
+    assert card.training["verified"] is False and card.training["sha256"] == sha256(files[family])
+
+
+def test_unverified_file_is_said_to_be_so(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = import_checkpoint(files["uae-s"])
+    notices = " ".join(imported.notices)
+    assert "Unverified" in notices and sha256(files["uae-s"]) in notices and "a094d5eef867" in notices and "Taken for uae-s" in notices
+    assert "Not known" in load_model(imported.entry.id).card.licence
+    imported = import_checkpoint(files["uae-m"], "uae-m", "abdomen")
+    assert "is not known" in imported.notices[0] and len(imported.notices) == 1 and imported.entry.id == "abdomen"
+
+
+def test_released_file_is_verified_and_gets_its_name(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    released(monkeypatch, "uae-s", sha256=sha256(files["uae-s"]))
+    imported = import_checkpoint(files["uae-s"])
+    assert imported.notices == () and imported.entry.id == "uae-s"
+    card = load_model("uae-s").card
+    assert card.training["verified"] and card.title.startswith("UAE-S") and "head and neck" in card.regions
+    with pytest.raises(InputError, match="Leave out --family"):
+        import_checkpoint(files["uae-s"], "sam")
+
+
+def test_file_with_the_released_name_gets_the_released_id_but_stays_unverified(tmp_path: Path) -> None:
+    path = save(checkpoint(weights("uae-m")), tmp_path / "CrossSAM_iter_20000_ct_mr_inter_1.pth")
+    imported = import_checkpoint(path)
+    assert imported.entry.id == "uae-m" and "Unverified" in imported.notices[0]
+
+
+def test_importing_twice_changes_nothing_and_another_file_needs_another_name(files: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    first = import_checkpoint(files["sam"], name="mine")
+    assert import_checkpoint(files["sam"], name="mine") == first
+    other = save(checkpoint(weights("sam", seed=1)), tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"already another model 'mine'.*--id"):
+        import_checkpoint(other, name="mine")
+    with pytest.raises(InputError, match="already another model 'compact"):
+        import_checkpoint(other, name=next(iter(catalogue())))
+    assert load_model("mine").card.training["sha256"] == sha256(files["sam"])
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", ".hidden", "x" * 65])
+def test_odd_ids_are_refused(name: str, files: dict[str, Path], folder: Path) -> None:
+    if name:
+        with pytest.raises(InputError, match="id of a model"):
+            import_checkpoint(files["sam"], name=name)
+        assert not folder.exists()
+
+
+def test_refused_file_leaves_nothing_behind(tmp_path: Path, folder: Path) -> None:
+    state = weights("sam")
+    del state["backbone.conv1.conv.weight"]
+    with pytest.raises(InputError, match="missing"):
+        import_checkpoint(save(state, tmp_path / "a.pth"))
+    with pytest.raises(InputError, match="no file"):
+        import_checkpoint(tmp_path / "none.pth")
+    assert not folder.exists()
+
+
+def test_damaged_list_of_own_models_is_reported_and_the_default_still_comes_first(files: dict[str, Path], folder: Path) -> None:
+    import_checkpoint(files["sam"], name="aaa")
+    assert list(catalogue())[-1] == "aaa" and len(catalogue()) > 1
+    (folder / "aaa.safetensors").unlink()
+    with pytest.raises(InputError, match="Import or fetch"):
+        load_model("aaa")
+    (folder / "catalogue.json").write_text('{"models": [{"id": 3}]}')
+    with pytest.raises(InputError, match=r"catalogue\.json"):
+        catalogue()
+
+
+def test_imported_model_matches_a_scan_with_itself_in_every_mode(tmp_path: Path) -> None:
+    """From the checkpoint file to a landmark: default, fixed points, and both in the published arithmetic."""
+    import_checkpoint(save(checkpoint(weights("sam", full=True)), tmp_path / "a.pth"), name="mine")
+    volume = tissue_volume((24, 64, 64))
+    point = volume.grid.index_to_world([[12, 30, 33]])
+    for compat in (False, True):
+        session = Session("mine", "cpu", compat=compat)
+        scan = session.embed(volume)
+        assert scan.embedding.pipeline == ("published" if compat else "released")
+        for method in ("nn", "fixed-point"):
+            [match] = session.match(scan, point, scan, MatchOptions(method=method, compat=compat))
+            assert np.linalg.norm(match.point_lps - point) < (6.0 if compat else 2.5)
+            assert np.isnan(match.confidence)
+
+
+def test_compat_is_refused_where_it_has_no_meaning(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no published way"):
+        Session(tiny_model(), "cpu", compat=True)
+    session = Session(tiny_model(), "cpu")
+    scan = session.embed(tissue_volume((24, 24, 24)))
+    with pytest.raises(InputError, match="--compat"):
+        session.match(scan, scan.embedding.grid.corners().mean(0), scan, MatchOptions(compat=True))
+
+
+# --- fetch ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_fetched_checkpoint_is_converted_and_not_kept(
+    server: Server, files: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: F811
+    server.content, server.cuts = files["sam"].read_bytes(), [20_000]
+    released(monkeypatch, "sam", url=server.url, sha256=sha256(files["sam"]))
+    imported = fetch(module.releases()["sam"])
+    assert imported.entry.id == "sam" and imported.notices == ()
+    assert sorted(p.name for p in folder.iterdir()) == ["catalogue.json", "sam.safetensors"]
+
+
+def test_fetched_safetensors_model_is_entered_as_it_is(server: Server, tmp_path: Path, folder: Path) -> None:  # noqa: F811
+    save_model(tiny_model(), tmp_path / "tiny.safetensors")
+    server.content = (tmp_path / "tiny.safetensors").read_bytes()
+    release = Release("tiny", "Tiny", "tiny.safetensors", sha256(tmp_path / "tiny.safetensors"), "CC0", server.url)
+    fetch(release)
+    assert catalogue()["tiny"].source == "downloaded" and load_model("tiny").card.id == "tiny"
+    other = Release("other", "Tiny", "other.safetensors", release.sha256, "CC0", server.url)
+    with pytest.raises(InputError, match="another model than other"):
+        fetch(other)
+    assert not (folder / "other.safetensors").exists()
+
+
+def test_without_an_address_or_checksum_the_way_by_hand_is_told() -> None:
+    with pytest.raises(InputError, match=r"get CrossSAM_.*modelscope.*uae models import CrossSAM_"):
+        fetch(releases()["uae-m"])
+    with pytest.raises(InputError, match="plain file name"):
+        fetch(Release("x", "", "../x.safetensors", "0", "", "http://127.0.0.1/x"))
+
+
+# --- command line ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_command_imports_lists_and_shows(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "import", str(files["sam"]), "--family", "sam", "--id", "mine"]) == 0
+    said = capsys.readouterr().out
+    assert "Unverified" in said and "--model mine" in said
+    assert main(["models", "list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("mine: SAM checkpoint") and line.endswith("imported") for line in listed)
+    assert any(line.startswith("uae-s (not here): UAE-S") and "uae models fetch uae-s" in line for line in listed)
+    assert any(line.startswith("uae-m (not here)") and "uae models import CrossSAM" in line for line in listed)
+    assert main(["models", "show", "mine"]) == 0
+    assert json.loads(capsys.readouterr().out)["pipeline"] == "released"
+
+
+def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.pth").write_bytes(b"nothing")
+    for arguments, word in (
+        (["import", str(tmp_path / "a.pth")], "neither a PyTorch"),
+        (["import"], "Which file?"),
+        (["fetch", "none"], "there are sam, uae-s, uae-m"),
+        (["fetch", "uae-m"], "modelscope"),
+    ):
+        assert main(["models", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert word in error and error.count("\n") == 1
+
+
+def test_licence_must_be_accepted_before_anything_is_asked_for(
+    server: Server,  # noqa: F811
+    files: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server.content = files["sam"].read_bytes()
+    released(monkeypatch, "sam", url=server.url, sha256=sha256(files["sam"]), licence="Do no harm")
+    assert main(["models", "fetch", "sam"]) == 2
+    captured = capsys.readouterr()
+    assert "Licence: Do no harm" in captured.out and "--accept-licence" in captured.err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer in ("", "n"):
+        monkeypatch.setattr("builtins.input", lambda _, answer=answer: answer)
+        assert main(["models", "fetch", "sam"]) == 2
+        assert "Not accepted" in capsys.readouterr().err
+    assert server.asked == [] and not models_folder().exists()
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert main(["models", "fetch", "sam"]) == 0
+    assert "--model sam" in capsys.readouterr().out
+    assert load_model("sam").card.training["verified"]
+
+
+def test_licence_can_be_accepted_with_a_flag(server: Server, tmp_path: Path, folder: Path) -> None:  # noqa: F811
+    save_model(Model(tiny_model().network, tiny_model().card), tmp_path / "tiny.safetensors")
+    server.content = (tmp_path / "tiny.safetensors").read_bytes()
+    folder.mkdir(parents=True)
+    digest = sha256(tmp_path / "tiny.safetensors")
+    entry = {"id": "tiny", "title": "Tiny", "file": "tiny.safetensors", "sha256": digest, "licence": "CC0", "url": server.url}
+    (folder / "released.json").write_text(json.dumps({"models": [entry]}))
+    assert main(["models", "fetch", "tiny", "--accept-licence"]) == 0
+    assert load_model("tiny").card.title == "Tiny"
