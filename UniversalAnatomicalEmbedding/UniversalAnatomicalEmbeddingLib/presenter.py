@@ -35,8 +35,8 @@ class PrepareButton:
     action: Action
 
 
-class Presenter:
-    """What a panel shows. Faces register with :meth:`on_change` and read everything anew when called."""
+class PanelState:
+    """What is there and what was chosen: volumes, model, landmarks, selection."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.volumes: dict[str, str] = {}
@@ -179,7 +179,9 @@ class Presenter:
             self.selected = self.table.keys[-1] if self.table.keys else None
         self.changed()
 
-    # --- what can be done --------------------------------------------------------------------------------------------------------------
+
+class Presenter(PanelState):
+    """What a panel shows: what can be done now, and why not. Faces register with :meth:`on_change` and read everything anew when called."""
 
     @property
     def prepare_button(self) -> PrepareButton:
