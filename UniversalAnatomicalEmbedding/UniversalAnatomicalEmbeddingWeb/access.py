@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
+from wslink.websocket import LinkProtocol
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 
@@ -111,7 +112,12 @@ class Door:
     def __init__(self, token: str, seat: Seat | None = None) -> None:
         self.token = token
         self.seat = seat or Seat()
+        self.secret = secrets.token_urlsafe(32)
         self._pass = secrets.token_urlsafe(32)
+
+    def gatekeeper(self) -> LinkProtocol:
+        """The check of the first message on the websocket: it must bring the secret that only an admitted page is told."""
+        return _Gatekeeper(self.secret)
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -182,6 +188,15 @@ class Door:
     def _cookie(self, request: web.Request, name: str) -> str:
         """Cookies do not know ports; two servers on one machine keep theirs apart by name."""
         return f"uae-{name}-{urlsplit('//' + request.host).port or 0}"
+
+
+class _Gatekeeper(LinkProtocol):
+    def __init__(self, secret: str) -> None:
+        super().__init__()
+        self._secret = secret
+
+    async def validateToken(self, token: object, client_id: str) -> bool:  # noqa: N802 - the name that wslink calls
+        return isinstance(token, str) and same(token, self._secret)
 
 
 def refuse(status: int, sentence: str, page: str = "refused") -> web.Response:

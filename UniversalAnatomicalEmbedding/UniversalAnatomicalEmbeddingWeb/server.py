@@ -37,6 +37,7 @@ class ServeOptions:
     upload_mb: int = 4096
     model: str | None = None
     device: str = "auto"
+    modality: str = "auto"
     method: str = "nn"
     cache: Path | None = None
     open_browser: bool = False
@@ -73,26 +74,33 @@ def serve(options: ServeOptions, say: Callable[[str], None]) -> None:
 def _run(options: ServeOptions, door: Any, root: Root | None, uploads: Uploads, say: Callable[[str], None]) -> None:
     import vtk
 
-    os.environ["TRAME_ARGS"] = ""  # trame would read our command line as its own
+    os.environ["TRAME_ARGS"] = ""  # else trame reads our command line as its own
     vtk.vtkLogger.SetStderrVerbosity(vtk.vtkLogger.VERBOSITY_OFF)
     from trame.app import get_server
+    from trame_rca import module as image_module
     from trame_slicer import module as slicer_module
     from trame_slicer.core import SlicerApp
+    from trame_vuetify.module import v3 as icons
 
     from .logic import Logic
     from .ui import build
 
     server: Any = get_server("uae", client_type="vue3")
     server.enable_module(slicer_module)
-    server.enable_module({"serve": {"uae": str(WWW)}, "scripts": ["uae/page.js"], "styles": ["uae/page.css"]})
+    server.enable_module(image_module)
+    server.add_protocol_to_configure(lambda protocol: protocol.registerLinkProtocol(door.gatekeeper()))
+    look = {"uae": str(WWW), "icons": icons.serve_path, "roboto": icons.roboto_path}
+    server.enable_module(
+        {"serve": look, "scripts": ["uae/page.js"], "styles": ["icons/css/mdi.css", "roboto/roboto.css", "uae/page.css"]}
+    )
     slicer_app = SlicerApp()
     vtk.vtkObject.GlobalWarningDisplayOff()
     logic = Logic(server, slicer_app, options, root, uploads)
-    build(server, logic)
+    build(server)
 
     def bind(web_server: Any) -> None:
         web_server.app.middlewares.append(door.check)
-        add_routes(web_server.app, logic, uploads)
+        add_routes(web_server.app, door, logic, uploads)
 
     def ready(**_: Any) -> None:
         host = options.host or "localhost"
@@ -110,14 +118,17 @@ def _run(options: ServeOptions, door: Any, root: Root | None, uploads: Uploads, 
     try:
         server.start(host=options.host or "localhost", port=options.port, open_browser=False, show_connection_info=False, disable_logging=True)
     except OSError as error:
-        raise InputError(f"Port {options.port} on {options.host or 'localhost'} cannot be used: {error.strerror}. Choose another.") from error
+        raise InputError(f"Port {options.port} on {options.host or 'localhost'} cannot be used: {os.strerror(error.errno or 0)}. Choose another.") from error
     finally:
         logic.close()
 
 
-def add_routes(app: web.Application, logic: Logic, uploads: Uploads) -> None:
-    """Uploads, downloads and the few files that replace trame's own."""
+def add_routes(app: web.Application, door: Any, logic: Logic, uploads: Uploads) -> None:
+    """Uploads, downloads, the address and secret of the websocket, and the few files that replace trame's own."""
     from aiohttp import web
+
+    async def session(_: web.Request) -> web.Response:
+        return web.json_response({"sessionURL": "ws://USE_HOST/ws", "secret": door.secret})
 
     async def upload(request: web.Request) -> web.Response:
         try:
@@ -144,6 +155,7 @@ def add_routes(app: web.Application, logic: Logic, uploads: Uploads) -> None:
         [
             web.post("/upload/{batch}", upload),
             web.get("/export/{what}", export),
+            web.post("/paraview/", session),  # where trame's client asks for them
             web.get("/loading.tpl", file),
             web.get("/logo.png", file),
         ]

@@ -1,0 +1,249 @@
+"""What the page does: every button, key and event of a view drives the workbench and the presenter, which the desktop panel drives too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from UniversalAnatomicalEmbeddingLib import __version__
+from UniversalAnatomicalEmbeddingLib.cache import Cache, default_folder
+from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.options import MatchOptions
+from UniversalAnatomicalEmbeddingLib.progress import Cancelled
+from UniversalAnatomicalEmbeddingLib.workbench import Workbench
+
+from . import state
+from .files import Root, Uploads
+from .jobs import Jobs, on_loop
+from .loading import Loading
+from .rows import Rows, apply_preset
+from .tools import Tools
+
+if TYPE_CHECKING:
+    from UniversalAnatomicalEmbeddingLib.session import Session
+
+    from .server import ServeOptions
+
+LOG = logging.getLogger("uae.web")
+DEFECT = "Something went wrong in the program. The log of the server has the details; your landmarks are still here."
+
+
+class Logic:
+    """The one session of a server: scene, workbench, views, jobs, and what the page shows of them."""
+
+    def __init__(self, server: Any, slicer_app: Any, options: ServeOptions, root: Root | None, uploads: Uploads) -> None:
+        self.server, self.options = server, options
+        self.scene = slicer_app.scene
+        self.jobs = Jobs()
+        self.rows = Rows(server, slicer_app)
+        self.bench = Workbench(self.scene, report=self.report)
+        self.presenter = self.bench.presenter
+        self.loading = Loading(self, root, uploads)
+        self.tools = Tools(self, slicer_app)
+        self.session: Session | None = None
+        self._refreshing = False
+        self._messages = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._actions = self._table_actions() | self.loading.actions | self.tools.actions
+        server.state.update(state.FIRST | self.loading.first | {"model": options.model or "", "device": options.device, "rows": []})
+        server.state.update(state.page(self.presenter))
+        server.trigger("do")(self.do)
+        self.presenter.on_change(self.refresh)
+
+    def start(self) -> None:
+        """The page can be opened: read what the command line named."""
+        self.later(self.loading.open_first())
+
+    def close(self) -> None:
+        """Stop all work."""
+        self.jobs.close()
+        self.bench.close()
+
+    # --- page to session ---------------------------------------------------------------------------------------------------------------
+
+    async def do(self, name: str, *arguments: Any) -> None:
+        """One action of the page; anything that a person could have caused is answered with one sentence."""
+        action = self._actions.get(name)
+        if action is None:
+            return
+        try:
+            result = action(*arguments)
+            if asyncio.iscoroutine(result):
+                await result
+        except Exception as error:
+            self.report(error)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin work that goes on beside the page."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.report(error)
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def report(self, error: Exception) -> None:
+        """Tell a person what went wrong: their own mistakes as they are, ours as such."""
+        if isinstance(error, InputError):
+            self.tell(str(error), "error")
+        elif isinstance(error, MemoryError):
+            self.tell("There is not enough memory for this scan. Close others, or crop it.", "error")
+        elif not isinstance(error, Cancelled):
+            LOG.error("defect", exc_info=error)
+            self.tell(DEFECT, "error")
+
+    def tell(self, text: str, kind: str = "info") -> None:
+        """Show a sentence at the bottom of the page."""
+        self._messages += 1
+        with self.server.state as shown:
+            shown.message = {"text": text, "kind": kind, "number": self._messages}
+
+    # --- session to page ---------------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Show what has changed: once for all changes of one moment."""
+        if not self._refreshing:
+            self._refreshing = True
+            asyncio.get_running_loop().call_soon(self._refresh)
+
+    def _refresh(self) -> None:
+        self._refreshing = False
+        self.tools.follow()
+        with self.server.state as shown:
+            shown.update(state.page(self.presenter))
+            shown.rows = state.rows(self.presenter, self.loading.shown)
+
+    # --- preparing ---------------------------------------------------------------------------------------------------------------------
+
+    async def prepare(self) -> None:
+        """Embed what is not embedded, one scan after the other; pressed again meanwhile: cancel."""
+        readiness = self.presenter.readiness
+        if readiness.busy:
+            self.jobs.cancel.set()
+            readiness.cancel_requested()
+            return
+        volumes = self.presenter.to_prepare
+        self.jobs.cancel.clear()
+        readiness.preparing(volumes)
+        self.later(self._prepare(volumes))
+
+    async def _prepare(self, volumes: tuple[str, ...]) -> None:
+        readiness = self.presenter.readiness
+        try:
+            session = await self.load_session()
+            for volume in volumes:
+                if volume in self.presenter.volumes:
+                    await self._embed(session, volume)
+        except Cancelled:
+            pass
+        finally:
+            readiness.stopped()
+
+    async def _embed(self, session: Session, volume: str) -> None:
+        readiness = self.presenter.readiness
+        try:
+            snapshot = self.bench.scans.snapshot(volume)
+            scan = replace(snapshot.volume, modality=self.loading.modality(volume))
+            progress = on_loop(asyncio.get_running_loop(), lambda fraction, text: readiness.progress(volume, fraction, text))
+            readiness.progress(volume, 0.0, "starting")
+            searchable = await self.jobs.heavy(session.embed, scan, progress, self.jobs.cancel)
+            self.bench.scans.ready(volume, snapshot, searchable)
+            await self.jobs.heavy(self._acquaint, session)
+            self.bench.match()
+        except InputError as error:
+            readiness.failed(volume, str(error))
+        except MemoryError:
+            readiness.failed(volume, "not enough memory; close other scans, or crop this one")
+
+    def _acquaint(self, session: Session) -> None:
+        """Ask one question per pair, so that what two scans agree on is worked out now and not at the first click."""
+        prepared = self.bench.scans.prepared
+        template = prepared.get(self.presenter.template or "")
+        for volume in self.presenter.targets:
+            if template is not None and volume in prepared:
+                middle = template.searchable.embedding.grid.corners().mean(axis=0)[None]
+                session.match(template.searchable, middle, prepared[volume].searchable)
+
+    async def load_session(self) -> Session:
+        """The model, loaded at its first use."""
+        if self.session is None:
+            self.session = await self.jobs.heavy(self._make_session)
+            card = self.session.model.card
+            self.bench.scans.engine = Engine(self.session, MatchOptions(method=self.options.method))  # type: ignore[arg-type]
+            self.bench.provenance = {"Model": card.id, "Version": __version__}
+            with self.server.state as shown:
+                shown.model, shown.device = card.id, self.session.device
+        return self.session
+
+    def _make_session(self) -> Session:
+        from UniversalAnatomicalEmbeddingLib.session import Session
+
+        return Session(self.options.model, self.options.device, Cache(self.options.cache or default_folder()))
+
+    # --- the table ---------------------------------------------------------------------------------------------------------------------
+
+    def _table_actions(self) -> dict[str, Callable[..., Any]]:
+        bench, presenter = self.bench, self.presenter
+        return {
+            "prepare": self.prepare,
+            "template": self.set_template,
+            "preset": self.set_preset,
+            "match_all": lambda: bench.match(again=True),
+            "select": self.select,
+            "step": lambda by: self.show(presenter.step(1 if by == 1 else -1)),
+            "accept": lambda: self._judge(bench.accept),
+            "reject": lambda: self._judge(bench.reject),
+            "delete": lambda: bench.delete(presenter.selected) if presenter.selected is not None else None,
+            "rename": lambda key, label: bench.rename(int(key), str(label).strip()[:60] or presenter.table.row(int(key)).label),
+            "undo": bench.undo,
+            "redo": bench.redo,
+        }
+
+    def set_template(self, volume: str) -> None:
+        """Place landmarks in another scan from now on."""
+        self.bench.set_template(volume)
+
+    def set_preset(self, volume: str, name: str) -> None:
+        """Window and level of a scan by name."""
+        apply_preset(self.bench.scans.node(volume), name, self.loading.modality(volume))
+        self.loading.shown[volume]["preset"] = name
+        self.refresh()
+
+    def select(self, key: int, volume: str | None) -> None:
+        """Select a landmark, or one of its matches, and look there."""
+        self.presenter.select(key, volume)
+        self.show(key, None if volume is None else (volume,))
+
+    def show(self, key: int | None, volumes: tuple[str, ...] | None = None) -> None:
+        """Turn the views of scans (None: all) to a landmark."""
+        if key is not None:
+            self.bench.jump_to(key, volumes)
+
+    def _judge(self, verdict: Callable[[int, str], None]) -> None:
+        key, volume = self.presenter.selected, self.presenter.selected_volume
+        if key is None or volume is None:
+            raise InputError("Select a match in the table first.")
+        verdict(key, volume)
+
+
+class Engine:
+    """What the workbench searches with: the session with this server's options."""
+
+    def __init__(self, session: Session, options: MatchOptions) -> None:
+        self.session, self.options = session, options
+
+    def match(self, template: Any, points_lps: Any, target: Any) -> Any:
+        """See :meth:`.session.Session.match`."""
+        return self.session.match(template, points_lps, target, self.options)
+
+    def similarity(self, template: Any, point_lps: Any, target: Any) -> Any:
+        """Similarity of every cell of ``target`` with a point (3,): values (Z, Y, X) and their grid."""
+        values = target.full_scores(template.query(point_lps[None]))[0].cpu().numpy()
+        return values, target.embedding.fine_grid
