@@ -31,13 +31,21 @@ LAYERS = (
     {"registration"},
     {"session"},
     {"evaluation"},
-    {"viz", "presenter", "worker", "worker_client", "mrml", "views", "dependencies"},
+    {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "dependencies"},
+    {"scans", "lists"},
     {"workbench"},
-    {"cli_serve"},
+    {"live", "cli_serve"},
     {"cli"},
 )
 FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}
-BRIDGE = {"mrml", "views", "workbench"}  # the files that know MRML nodes; they are given the scene and never ask the application for it
+BRIDGE = {
+    "mrml",
+    "views",
+    "observers",
+    "scans",
+    "lists",
+    "workbench",
+}  # the files that know MRML nodes; they are given the scene and never ask the application for it
 # Files whose test does not have their name; all others have test_<file>.py or test_<folder>.py.
 TESTED_BY = {
     "__init__": "test_architecture",

@@ -134,17 +134,26 @@ def world_from_scan(node: Node, pose_then: FloatArray, points_lps: ArrayLike) ->
     return to_world(node, _affine(np.linalg.inv(pose_then), points_lps))
 
 
+def write_volume(node: Node, volume: Volume) -> None:
+    """Fill a volume node without parent transform with a scan; the voxels are copied."""
+    _fill(node, volume.array, volume.grid.affine)
+
+
 def write_overlay(node: Node, array_zyx: NDArray, grid: Grid, volume: Node, pose_then: FloatArray) -> None:
     """Fill volume node ``node`` with values on a grid in the frame of :func:`volume_from_node` of ``volume``, and put it where that volume is."""
+    _fill(node, array_zyx, np.linalg.inv(pose_then) @ grid.affine)
+    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+
+
+def _fill(node: Node, array_zyx: NDArray, affine: FloatArray) -> None:
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk
 
     image = vtk.vtkImageData()
     image.SetDimensions(array_zyx.shape[::-1])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array_zyx).ravel(), deep=True))
-    node.SetIJKToRASMatrix(_vtk(FLIP @ np.linalg.inv(pose_then) @ grid.affine))
+    node.SetIJKToRASMatrix(_vtk(FLIP @ affine))
     node.SetAndObserveImageData(image)
-    node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
 
 
 def _affine(matrix: NDArray, points: ArrayLike) -> FloatArray:
@@ -205,14 +214,14 @@ def write_landmarks(node: Node, rows: Sequence[tuple[str, Position | None]]) -> 
     return [node.GetNthControlPointID(i) for i in range(len(rows))]
 
 
-def read_matches(node: Node) -> list[Cell]:
-    """The matches of a list, row by row: what :func:`write_matches` wrote, and what people did to it since.
+def read_matches(node: Node) -> list[tuple[str, Cell]]:
+    """The (label, match) rows of a list: what :func:`write_matches` wrote, and what people did to it since.
 
     A defined point whose description does not say what it is was put there by a person: corrected.
     """
     measurement = node.GetMeasurement(CONFIDENCE)
     values = measurement.GetControlPointValues() if measurement else None
-    cells = []
+    rows = []
     for i in range(node.GetNumberOfControlPoints()):
         word, _, note = node.GetNthControlPointDescription(i).partition("; ")
         status, where = cast(CellStatus, word), position(node, i)
@@ -223,8 +232,8 @@ def read_matches(node: Node) -> list[Cell]:
         else:
             status = status if status == "failed" else "waiting"
         value = values.GetValue(i) if values is not None and i < values.GetNumberOfValues() else math.nan
-        cells.append(Cell(status, where, None if math.isnan(value) else value, note))
-    return cells
+        rows.append((node.GetNthControlPointLabel(i), Cell(status, where, None if math.isnan(value) else value, note)))
+    return rows
 
 
 def write_matches(node: Node, rows: Sequence[tuple[str, Cell]]) -> None:
@@ -248,13 +257,12 @@ def write_matches(node: Node, rows: Sequence[tuple[str, Cell]]) -> None:
 
 def point_list(node: Node) -> PointList:
     """A list as core points in its own frame, for :func:`.points.write_points`."""
-    cells = read_matches(node)
     points = []
-    for i, cell in enumerate(cells):
+    for i, (label, cell) in enumerate(read_matches(node)):
         status = "defined" if cell.position_lps else "missing" if node.GetNthControlPointPositionStatus(i) == MISSING else "undefined"
         values = None if cell.confidence is None else {CONFIDENCE: cell.confidence}
-        label, description = node.GetNthControlPointLabel(i), node.GetNthControlPointDescription(i)
-        points.append(Point(label, cell.position_lps, description, node.GetNthControlPointID(i), status, values))  # type: ignore[arg-type]
+        description, identifier = node.GetNthControlPointDescription(i), node.GetNthControlPointID(i)
+        points.append(Point(label, cell.position_lps, description, identifier, status, values))  # type: ignore[arg-type]
     return PointList(tuple(points), node.GetName())
 
 

@@ -6,7 +6,6 @@ presenter never touches a scene, a network or a file.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -38,14 +37,14 @@ class PrepareButton:
 class PanelState:
     """What is there and what was chosen: volumes, model, landmarks, selection."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.volumes: dict[str, str] = {}
         self.template: str | None = None
         self.selected: int | None = None
         self.selected_volume: str | None = None
         self.missing: str = ""
         self.model: str | None = None
-        self.readiness = Readiness(self.changed, clock)
+        self.readiness = Readiness(self.changed)
         self.history = History()
         self._unchecked: set[str] = set()
         self._listeners: list[Callable[[], None]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -37,12 +36,10 @@ class VolumeStatus:
 class Readiness:
     """The status of every volume, by id; ``changed`` is called after every change."""
 
-    def __init__(self, changed: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, changed: Callable[[], None]) -> None:
         self.cancelling = False
         self._status: dict[str, VolumeStatus] = {}
-        self._began: dict[str, float] = {}
         self._changed = changed
-        self._clock = clock
 
     def status(self, volume: str) -> VolumeStatus:
         """Where a volume stands."""
@@ -63,16 +60,10 @@ class Readiness:
         self._status |= {v: VolumeStatus("preparing", step="waiting") for v in volumes}
         self._changed()
 
-    def progress(self, volume: str, fraction: float, step: str) -> None:
-        """The worker reports on a volume. The time left is judged from its own speed so far."""
-        if self.status(volume).state != "preparing":
-            return
-        now = self._clock()
-        if fraction <= 0:
-            self._began[volume] = now
-        began = self._began.setdefault(volume, now)
-        left = (now - began) * (1 - fraction) / fraction if fraction > 0.05 and now > began else None
-        self._set(volume, VolumeStatus("preparing", fraction=min(max(fraction, 0.0), 1.0), step=step, seconds_left=left))
+    def progress(self, volume: str, fraction: float, step: str, seconds_left: float | None = None) -> None:
+        """The worker reports on a volume."""
+        if self.status(volume).state == "preparing":
+            self._set(volume, VolumeStatus("preparing", fraction=min(max(fraction, 0.0), 1.0), step=step, seconds_left=seconds_left))
 
     def ready(self, volume: str) -> None:
         """A volume is embedded and can be matched."""
@@ -104,10 +95,9 @@ class Readiness:
         self._set(volume, VolumeStatus())
 
     def _set(self, volume: str, status: VolumeStatus) -> None:
-        if status.state != "preparing":
-            self._began.pop(volume, None)
-        self._status[volume] = status
-        self._changed()
+        if status != self.status(volume):
+            self._status[volume] = status
+            self._changed()
 
 
 def duration(seconds: float) -> str:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .cache import Cache, cache_key
 from .catalogue import Model, load_model
 from .embedding import embed_volume
 from .errors import InputError
+from .geometry import Grid
 from .matching import Calibration, Match, Searchable, match_points
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions
@@ -66,6 +68,15 @@ class Session:
     ) -> list[Match]:
         """As :meth:`match`, with the same N landmarks shown in several template scans."""
         return match_points(list(exemplars), target, options, self.calibration)
+
+    def similarity(self, template: Searchable, point_lps: ArrayLike, target: Searchable) -> tuple[NDArray[np.float32], Grid]:
+        """How similar every cell of ``target`` is to a point (3,) LPS mm of ``template``: fused cosine (Z, Y, X), and the grid of the cells.
+
+        Cells outside the body are 0.
+        """
+        scores = target.full_scores(template.query(np.asarray(point_lps, dtype=np.float64).reshape(1, 3)))[0]
+        inside = target.body.reshape(scores.shape)
+        return scores.where(inside, scores.new_zeros(())).float().cpu().numpy(), target.embedding.fine_grid
 
 
 def choose_device(name: str) -> str:

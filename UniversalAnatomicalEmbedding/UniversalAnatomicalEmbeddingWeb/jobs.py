@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -35,6 +36,17 @@ class Jobs:
         self.cancel.set()
         self._heavy.shutdown(wait=True, cancel_futures=True)
         self._light.shutdown(wait=True, cancel_futures=True)
+
+
+class Pace:
+    """The time that is left of a job, judged from its own speed so far."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._began = clock, clock()
+
+    def left(self, done: float) -> float | None:
+        """Seconds until the whole is done when the fraction ``done`` is; None while that cannot be said."""
+        return (self._clock() - self._began) * (1 - done) / done if done > 0.05 else None
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., None]) -> Callable[..., None]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from UniversalAnatomicalEmbeddingLib import __version__
 from UniversalAnatomicalEmbeddingLib.cache import Cache, default_folder
@@ -17,7 +18,7 @@ from UniversalAnatomicalEmbeddingLib.workbench import Workbench
 
 from . import state
 from .files import Root, Uploads
-from .jobs import Jobs, on_loop
+from .jobs import Jobs, Pace, on_loop
 from .loading import Loading
 from .rows import Rows, apply_preset
 from .tools import Tools
@@ -44,6 +45,7 @@ class Logic:
         self.loading = Loading(self, root, uploads)
         self.tools = Tools(self, slicer_app)
         self.session: Session | None = None
+        self._searchable: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._refreshing = False
         self._messages = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,12 +153,13 @@ class Logic:
         try:
             snapshot = self.bench.scans.snapshot(volume)
             scan = replace(snapshot.volume, modality=self.loading.modality(volume))
-            progress = on_loop(asyncio.get_running_loop(), lambda fraction, text: readiness.progress(volume, fraction, text))
+            pace = Pace()
+            progress = on_loop(asyncio.get_running_loop(), lambda done, text: readiness.progress(volume, done, text, pace.left(done)))
             readiness.progress(volume, 0.0, "starting")
             searchable = await self.jobs.heavy(session.embed, scan, progress, self.jobs.cancel)
-            self.bench.scans.ready(volume, snapshot, searchable)
+            self._searchable[volume] = searchable
             await self.jobs.heavy(self._acquaint, session)
-            self.bench.match()
+            self.bench.ready(volume, snapshot, searchable)
         except InputError as error:
             readiness.failed(volume, str(error))
         except MemoryError:
@@ -164,12 +167,10 @@ class Logic:
 
     def _acquaint(self, session: Session) -> None:
         """Ask one question per pair, so that what two scans agree on is worked out now and not at the first click."""
-        prepared = self.bench.scans.prepared
-        template = prepared.get(self.presenter.template or "")
+        template = self._searchable.get(self.presenter.template or "")
         for volume in self.presenter.targets:
-            if template is not None and volume in prepared:
-                middle = template.searchable.embedding.grid.corners().mean(axis=0)[None]
-                session.match(template.searchable, middle, prepared[volume].searchable)
+            if template is not None and volume in self._searchable:
+                session.match(template, template.embedding.grid.corners().mean(axis=0)[None], self._searchable[volume])
 
     async def load_session(self) -> Session:
         """The model, loaded at its first use."""
@@ -244,6 +245,5 @@ class Engine:
         return self.session.match(template, points_lps, target, self.options)
 
     def similarity(self, template: Any, point_lps: Any, target: Any) -> Any:
-        """Similarity of every cell of ``target`` with a point (3,): values (Z, Y, X) and their grid."""
-        values = target.full_scores(template.query(point_lps[None]))[0].cpu().numpy()
-        return values, target.embedding.fine_grid
+        """See :meth:`.session.Session.similarity`."""
+        return self.session.similarity(template, point_lps, target)
