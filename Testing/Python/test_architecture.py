@@ -22,19 +22,20 @@ TRAINING = sorted((REPOSITORY / "training").rglob("*.py"))
 # A module imports only from the layers before its own; those of one folder may import each other.
 LAYERS = (
     {"", "errors", "progress", "geometry", "tiling", "phantom_shapes"},
-    {"options", "nifti_header", "dicom_series", "points", "phantom_skeleton", "networks"},
+    {"options", "nifti_header", "dicom_series", "points", "phantom_skeleton", "networks", "worker_process", "diagnostics", "dependencies"},
     {"volume", "phantom_anatomy", "table", "readiness"},
-    {"preprocess", "phantom"},
+    {"preprocess", "phantom", "messages"},
     {"catalogue", "checkpoints"},
     {"embedding"},
     {"cache", "matching"},
     {"registration"},
     {"session"},
-    {"evaluation"},
-    {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "dependencies"},
+    {"evaluation", "jobs"},
+    {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "choices"},
+    {"desk"},
     {"scans", "lists"},
     {"workbench"},
-    {"live", "cli_serve"},
+    {"live", "preparation", "cli_serve"},
     {"cli"},
 )
 FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}
@@ -53,6 +54,7 @@ TESTED_BY = {
     "progress": "test_embedding",
     "options": "test_session",
     "cli_serve": "test_web_server",
+    "worker_process": "test_worker_client",
     "nifti_header": "test_volume",
     "phantom_anatomy": "test_phantom",
     "phantom_shapes": "test_phantom",

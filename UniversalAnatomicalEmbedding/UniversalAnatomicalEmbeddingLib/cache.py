@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ class Cache:
             partial.replace(self.folder / key)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        self._remove_unfinished()
         self._evict(keep=key)
 
     def entries(self) -> list[tuple[str, int, float]]:
@@ -103,6 +105,13 @@ class Cache:
         for unfinished in self.folder.glob(".partial-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         return len(entries)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a killed process left half-written; whatever is younger than an hour may still be growing."""
+        for partial in self.folder.glob(".partial-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - partial.stat().st_mtime > 3600:
+                    shutil.rmtree(partial, ignore_errors=True)
 
     def _evict(self, keep: str) -> None:
         entries = self.entries()

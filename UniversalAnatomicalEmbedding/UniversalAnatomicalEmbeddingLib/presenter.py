@@ -112,8 +112,7 @@ class PanelState:
         """Choose a model (its id or file); every volume has to be prepared with it."""
         if model != self.model:
             self.model = model
-            self.readiness.keep(())
-            self.changed()
+            self.readiness.reset()
 
     def set_missing(self, sentence: str) -> None:
         """What has to be installed first, "" when nothing."""

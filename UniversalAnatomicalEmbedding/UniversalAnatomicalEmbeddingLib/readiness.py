@@ -49,6 +49,11 @@ class Readiness:
         """Forget all volumes but these (told to nobody: the caller does)."""
         self._status = {v: s for v, s in self._status.items() if v in volumes}
 
+    def reset(self) -> None:
+        """No volume is prepared any more, those in preparation excepted."""
+        self._status = {v: s for v, s in self._status.items() if s.state == "preparing"}
+        self._changed()
+
     @property
     def busy(self) -> bool:
         """Whether volumes are being prepared."""

@@ -97,11 +97,18 @@ class Scans:
             self.presenter.readiness.ready(volume)
             self._look(volume)
 
+    def settle(self, volume: str) -> None:
+        """Preparing was stopped: a volume is what it was before."""
+        if volume in self._prepared:
+            self.presenter.readiness.ready(volume)
+            self._look(volume)
+        else:
+            self.presenter.readiness.forget(volume)
+
     def forget(self) -> None:
-        """Drop all embeddings (another model)."""
+        """Drop all embeddings (another model); volumes that are being prepared go on."""
         self._prepared.clear()
-        self.presenter.readiness.keep(())
-        self.presenter.changed()
+        self.presenter.readiness.reset()
 
     def find(self, points_world_lps: ArrayLike, target: str) -> list[Cell]:
         """Where points (N, 3) of the template lie in a target: matches whose positions are in the world, LPS mm.

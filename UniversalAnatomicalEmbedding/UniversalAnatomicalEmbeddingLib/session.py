@@ -1,4 +1,4 @@
-"""The one entry to every job: load a model, embed scans once, match points between them."""
+"""The one entry to every job: load a model, embed scans once, match points between them, register them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .cache import Cache, cache_key
 from .catalogue import Model, load_model
-from .embedding import embed_volume
+from .embedding import Embedding, embed_volume
 from .errors import InputError
 from .geometry import Grid
 from .matching import Calibration, Match, Searchable, match_points
 from .networks.fold import fold_batch_norm
-from .options import MatchOptions
-from .progress import Progress, silent
+from .options import MatchOptions, RegisterOptions
+from .progress import Progress, check, part, silent
+from .registration import Registration, Scan, register, register_landmarks
 from .volume import Volume, guess_modality, require_3d
 
 
@@ -43,6 +44,10 @@ class Session:
 
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
+        return Searchable(self.embed_stored(volume, progress, cancel)[1], self.device)
+
+    def embed_stored(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> tuple[str, Embedding]:
+        """As :meth:`embed`, for a caller that will search elsewhere: the key in the cache ("" without one), and the embedding."""
         volume = require_3d(volume)
         card, modality = self.model.card, volume.modality or guess_modality(volume.array)
         volume = replace(volume, modality=modality)
@@ -57,7 +62,7 @@ class Session:
             if self.cache:
                 self.cache.store(key, embedding)
         progress(1.0, "ready")
-        return Searchable(embedding, self.device)
+        return key, embedding
 
     def match(self, template: Searchable, points_lps: ArrayLike, target: Searchable, options: MatchOptions | None = None) -> list[Match]:
         """Find points (N, 3) LPS mm of ``template`` in ``target``."""
@@ -77,6 +82,33 @@ class Session:
         scores = target.full_scores(template.query(np.asarray(point_lps, dtype=np.float64).reshape(1, 3)))[0]
         inside = target.body.reshape(scores.shape)
         return scores.where(inside, scores.new_zeros(())).float().cpu().numpy(), target.embedding.fine_grid
+
+    def register(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        options: RegisterOptions | None = None,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        landmarks: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Registration:
+        """Register ``moving`` to ``fixed``; the result's transform takes fixed points to moving points, LPS mm.
+
+        ``landmarks``: pairs (N, 3), (N, 3) LPS mm, fixed and moving; then they alone decide and nothing is embedded. Raises
+        :class:`InputError` (:class:`NoCommonAnatomy` where the scans share too little), :class:`Cancelled` when ``cancel`` is set meanwhile.
+        """
+        fixed, moving = (replace(v, modality=v.modality or guess_modality(v.array)) for v in (require_3d(fixed), require_3d(moving)))
+        if landmarks is not None:
+            return register_landmarks(*landmarks, options, fixed, moving, progress, cancel)
+        scans = []
+        for n, volume in enumerate((fixed, moving)):
+            check(cancel)
+            scans.append(Scan(volume, self.embed(volume, part(progress, 0.25 * n, 0.25 * (n + 1)), cancel)))
+        return register(*scans, self._embed_unstored, options, part(progress, 0.5, 1.0), cancel)
+
+    def _embed_unstored(self, volume: Volume) -> Searchable:
+        """Embed an intermediate image; it is not worth a place in the cache."""
+        return Searchable(embed_volume(volume, self.model, self.device), self.device)
 
 
 def choose_device(name: str) -> str:

@@ -36,6 +36,30 @@ def jump(views: Iterable[Node], point_lps: Position) -> None:
         view.JumpSliceByCentering(*ras)
 
 
+def start_placing(scene: Any, markups: Node) -> None:
+    """Let every click in a view add a point to a list, until :func:`stop_placing` (or the person) ends it."""
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    selection.SetReferenceActivePlaceNodeClassName(markups.GetClassName())
+    selection.SetActivePlaceNodeID(markups.GetID())
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    interaction.SetPlaceModePersistence(1)
+    interaction.SetCurrentInteractionMode(interaction.Place)
+
+
+def stop_placing(scene: Any) -> None:
+    """Clicks move views again."""
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    interaction.SetCurrentInteractionMode(interaction.ViewTransform)
+
+
+def is_placing(scene: Any, markups: Node | None) -> bool:
+    """Whether clicks add points to this list."""
+    interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    placing = interaction is not None and interaction.GetCurrentInteractionMode() == interaction.Place
+    return placing and markups is not None and selection.GetActivePlaceNodeID() == markups.GetID()
+
+
 def show_only_in(markups: Node, views: Sequence[Node]) -> None:
     """Show a point list in these views only; in none when there are none (an empty list of views would mean everywhere)."""
     display = markups.GetDisplayNode()
