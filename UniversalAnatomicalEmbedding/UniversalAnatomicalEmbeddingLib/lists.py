@@ -87,7 +87,7 @@ class PointLists:
         if volume not in self.matches:
             assert self.template is not None
             target = self.scene.GetNodeByID(volume)
-            with self._quietly():
+            with self._quietly(), same_place_list(self.scene):
                 node = self.scene.AddNewNodeByClass(FIDUCIALS, f"{self.template.GetName()} in {target.GetName()}")
                 mrml.set_attributes(node, {"Role": "matches", "Template": self.template.GetName()})
                 mrml.link(node, "TemplateList", self.template)
@@ -221,6 +221,16 @@ class PointLists:
             yield
         finally:
             self.writing = before
+
+
+@contextmanager
+def same_place_list(scene: Any) -> Iterator[None]:
+    """Keep the list that clicks add points to: Slicer makes every new list that one."""
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    before = None if selection is None else selection.GetActivePlaceNodeID()
+    yield
+    if selection is not None:
+        selection.SetActivePlaceNodeID(before)
 
 
 def _row(column: list[tuple[str, Cell]], index: int, label: str) -> Iterator[Cell]:

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from . import mrml, views
-from .lists import FIDUCIALS, as_position
+from .lists import FIDUCIALS, as_position, same_place_list
 from .workbench import Workbench
 
 Node = Any
@@ -105,4 +105,5 @@ def _passing(scene: Any, kind: str, name: str) -> Node:
     node.SetSaveWithScene(False)
     node.HideFromEditorsOn()
     mrml.set_attributes(node, {"Role": "passing"})
-    return scene.AddNode(node)
+    with same_place_list(scene):
+        return scene.AddNode(node)

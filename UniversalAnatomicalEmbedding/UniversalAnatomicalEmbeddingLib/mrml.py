@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,7 +121,7 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
         count = image.GetNumberOfScalarComponents()
         raise InputError(f"{node.GetName()} has {count} values per voxel; a scalar scan is needed. Extract one component or time point.")
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-    return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _dicom_modality(node), node.GetName())
+    return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _modality(node), node.GetName())
 
 
 def scan_from_world(node: Node, pose_then: FloatArray, points_lps: ArrayLike) -> FloatArray:
@@ -135,8 +135,10 @@ def world_from_scan(node: Node, pose_then: FloatArray, points_lps: ArrayLike) ->
 
 
 def write_volume(node: Node, volume: Volume) -> None:
-    """Fill a volume node without parent transform with a scan; the voxels are copied."""
+    """Fill a volume node without parent transform with a scan, and keep its modality with it; the voxels are copied."""
     _fill(node, volume.array, volume.grid.affine)
+    if volume.modality is not None:
+        set_attributes(node, {"Modality": volume.modality})
 
 
 def write_overlay(node: Node, array_zyx: NDArray, grid: Grid, volume: Node, pose_then: FloatArray) -> None:
@@ -169,7 +171,11 @@ def _ijk_to_ras(node: Node) -> FloatArray:
     return _numpy(matrix)
 
 
-def _dicom_modality(node: Node) -> Modality | None:
+def _modality(node: Node) -> Modality | None:
+    """What :func:`write_volume` kept, or the DICOM header said."""
+    kept = attribute(node, "Modality")
+    if kept in get_args(Modality):
+        return cast(Modality, kept)
     hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if node.GetScene() else None
     if hierarchy is None:
         return None

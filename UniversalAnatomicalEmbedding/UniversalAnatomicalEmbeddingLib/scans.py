@@ -97,6 +97,10 @@ class Scans:
             self.presenter.readiness.ready(volume)
             self._look(volume)
 
+    def searchables(self) -> dict[str, Any]:
+        """What can be searched now, by volume id."""
+        return {volume: prepared.searchable for volume, prepared in self._prepared.items()}
+
     def settle(self, volume: str) -> None:
         """Preparing was stopped: a volume is what it was before."""
         if volume in self._prepared:

@@ -7,6 +7,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,7 @@ class Loading:
         node = scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
         node.UnRegister(None)
         node.SetName(scene.GenerateUniqueName(volume.name))
-        mrml.write_volume(node, volume)
+        mrml.write_volume(node, replace(volume, modality=modality))
         scene.StartState(scene.BatchProcessState)
         scene.AddNode(node)
         node.CreateDefaultDisplayNodes()

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
-from UniversalAnatomicalEmbeddingLib import __version__
-from UniversalAnatomicalEmbeddingLib.cache import Cache, default_folder
+from UniversalAnatomicalEmbeddingLib.desk import Desk
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.progress import Cancelled
+from UniversalAnatomicalEmbeddingLib.preparation import Loader, Preparation
 from UniversalAnatomicalEmbeddingLib.workbench import Workbench
+from UniversalAnatomicalEmbeddingLib.worker_client import WorkerClient
 
 from . import state
 from .files import Root, Uploads
-from .jobs import Jobs, Pace, on_loop
 from .loading import Loading
 from .rows import Rows, apply_preset
 from .tools import Tools
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from .server import ServeOptions
 
 LOG = logging.getLogger("uae.web")
+POLL_S = 0.05
 DEFECT = "Something went wrong in the program. The log of the server has the details; your landmarks are still here."
 
 
@@ -38,14 +37,18 @@ class Logic:
     def __init__(self, server: Any, slicer_app: Any, options: ServeOptions, root: Root | None, uploads: Uploads) -> None:
         self.server, self.options = server, options
         self.scene = slicer_app.scene
-        self.jobs = Jobs()
         self.rows = Rows(server, slicer_app)
         self.bench = Workbench(self.scene, report=self.report)
         self.presenter = self.bench.presenter
         self.loading = Loading(self, root, uploads)
         self.tools = Tools(self, slicer_app)
-        self.session: Session | None = None
-        self._searchable: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        folder = {} if options.cache is None else {"UAE_CACHE": str(options.cache)}
+        self.worker = WorkerClient(env={**os.environ, **folder})
+        self.desk = Desk(self.worker)
+        self._loader = Loader()
+        self._engine: Engine | None = None
+        self._preparation = Preparation(self.bench, self.desk, self._load, self.tell)
+        self._failed: set[str] = set()
         self._refreshing = False
         self._messages = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,11 +60,12 @@ class Logic:
 
     def start(self) -> None:
         """The page can be opened: read what the command line named."""
+        self.later(self._listen())
         self.later(self.loading.open_first())
 
     def close(self) -> None:
         """Stop all work."""
-        self.jobs.close()
+        self.worker.close()
         self.bench.close()
 
     # --- page to session ---------------------------------------------------------------------------------------------------------------
@@ -97,7 +101,7 @@ class Logic:
             self.tell(str(error), "error")
         elif isinstance(error, MemoryError):
             self.tell("There is not enough memory for this scan. Close others, or crop it.", "error")
-        elif not isinstance(error, Cancelled):
+        else:
             LOG.error("defect", exc_info=error)
             self.tell(DEFECT, "error")
 
@@ -118,75 +122,51 @@ class Logic:
     def _refresh(self) -> None:
         self._refreshing = False
         self.tools.follow()
+        self._tell_failures()
         with self.server.state as shown:
             shown.update(state.page(self.presenter))
             shown.rows = state.rows(self.presenter, self.loading.shown)
 
+    def _tell_failures(self) -> None:
+        status = {volume: self.presenter.readiness.status(volume) for volume in self.presenter.volumes}
+        failed = {volume for volume, s in status.items() if s.state == "failed"}
+        for volume in failed - self._failed:
+            self.tell(f"{self.presenter.volumes[volume]} could not be prepared: {status[volume].reason}", "error")
+        self._failed = failed
+
     # --- preparing ---------------------------------------------------------------------------------------------------------------------
 
-    async def prepare(self) -> None:
-        """Embed what is not embedded, one scan after the other; pressed again meanwhile: cancel."""
-        readiness = self.presenter.readiness
-        if readiness.busy:
-            self.jobs.cancel.set()
-            readiness.cancel_requested()
-            return
-        volumes = self.presenter.to_prepare
-        self.jobs.cancel.clear()
-        readiness.preparing(volumes)
-        self.later(self._prepare(volumes))
+    def prepare(self) -> None:
+        """Embed what is not embedded, in the worker process; pressed again meanwhile: cancel."""
+        if self.presenter.readiness.busy:
+            self._preparation.cancel()
+        else:
+            self._preparation.start(model=self.options.model, device=self.options.device)
 
-    async def _prepare(self, volumes: tuple[str, ...]) -> None:
-        readiness = self.presenter.readiness
-        try:
-            session = await self.load_session()
-            for volume in volumes:
-                if volume in self.presenter.volumes:
-                    await self._embed(session, volume)
-        except Cancelled:
-            pass
-        finally:
-            readiness.stopped()
+    async def _listen(self) -> None:
+        """Take what the worker says."""
+        while True:
+            self.desk.poll()
+            await asyncio.sleep(POLL_S)
 
-    async def _embed(self, session: Session, volume: str) -> None:
-        readiness = self.presenter.readiness
-        try:
-            snapshot = self.bench.scans.snapshot(volume)
-            scan = replace(snapshot.volume, modality=self.loading.modality(volume))
-            pace = Pace()
-            progress = on_loop(asyncio.get_running_loop(), lambda done, text: readiness.progress(volume, done, text, pace.left(done)))
-            readiness.progress(volume, 0.0, "starting")
-            searchable = await self.jobs.heavy(session.embed, scan, progress, self.jobs.cancel)
-            self._searchable[volume] = searchable
-            await self.jobs.heavy(self._acquaint, session)
-            self.bench.ready(volume, snapshot, searchable)
-        except InputError as error:
-            readiness.failed(volume, str(error))
-        except MemoryError:
-            readiness.failed(volume, "not enough memory; close other scans, or crop this one")
-
-    def _acquaint(self, session: Session) -> None:
-        """Ask one question per pair, so that what two scans agree on is worked out now and not at the first click."""
-        template = self._searchable.get(self.presenter.template or "")
-        for volume in self.presenter.targets:
-            if template is not None and volume in self._searchable:
-                session.match(template, template.embedding.grid.corners().mean(axis=0)[None], self._searchable[volume])
-
-    async def load_session(self) -> Session:
-        """The model, loaded at its first use."""
-        if self.session is None:
-            self.session = await self.jobs.heavy(self._make_session)
-            card = self.session.model.card
-            self.bench.scans.engine = Engine(self.session, MatchOptions(method=self.options.method))  # type: ignore[arg-type]
-            self.bench.provenance = {"Model": card.id, "Version": __version__}
+    def _load(self, result: dict[str, Any]) -> tuple[Engine, Any]:
+        """A worker's answer as something to search with this server's options."""
+        session, searchable = self._loader(result)
+        if self._engine is None or self._engine.session is not session:
+            self._engine = Engine(session, MatchOptions(method=self.options.method))  # type: ignore[arg-type]
             with self.server.state as shown:
-                shown.model, shown.device = card.id, self.session.device
-        return self.session
+                shown.model, shown.device = result["model"], result["device"]
+        asyncio.get_running_loop().call_soon(self._acquaint, self._engine)
+        return self._engine, searchable
 
-    def _make_session(self) -> Session:
-        from UniversalAnatomicalEmbeddingLib.session import Session
-
-        return Session(self.options.model, self.options.device, Cache(self.options.cache or default_folder()))
+    def _acquaint(self, engine: Engine) -> None:
+        """Ask one question per pair beside the page, so that what two scans agree on is worked out now and not at the first click."""
+        prepared = self.bench.scans.searchables()
+        template = prepared.get(self.presenter.template or "")
+        if template is not None:
+            middle = template.embedding.grid.corners().mean(axis=0)[None]
+            targets = [prepared[v] for v in self.presenter.targets if v in prepared]
+            self.later(asyncio.to_thread(lambda: [engine.match(template, middle, target) for target in targets]))
 
     # --- the table ---------------------------------------------------------------------------------------------------------------------
 

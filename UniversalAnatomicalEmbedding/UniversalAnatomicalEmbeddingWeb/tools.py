@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from UniversalAnatomicalEmbeddingLib import views
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay
 
@@ -24,7 +25,7 @@ class Tools:
 
         self.logic = logic
         self._modes = slicer.vtkMRMLInteractionNode
-        self._markups = slicer_app.markups_logic
+        self._scene = slicer_app.scene
         self._interaction = slicer_app.scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
         self._interaction.AddObserver(self._modes.InteractionModeChangedEvent, lambda *_: self._show())
         self._crosshair = slicer_app.scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
@@ -50,7 +51,7 @@ class Tools:
         gate = self.logic.presenter.can_place
         if not gate.enabled:
             raise InputError(gate.reason)
-        self._markups.place_node(self.logic.bench.placing_list(), persistent=True)
+        views.start_placing(self._scene, self.logic.bench.placing_list())
 
     def window(self) -> None:
         """Drag to change window and level; pressed again: stop."""
@@ -59,7 +60,7 @@ class Tools:
 
     def escape(self) -> None:
         """Back to the plain mouse."""
-        self._interaction.SetCurrentInteractionMode(self._modes.ViewTransform)
+        views.stop_placing(self._scene)
 
     def cursor(self) -> None:
         """The other scans follow Shift and the mouse; pressed again: stop."""
