@@ -103,7 +103,7 @@ def style_overlay(overlay: Node) -> None:
     overlay.CreateDefaultDisplayNodes()
     display = overlay.GetDisplayNode()
     display.SetSaveWithScene(False)
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     low, high = overlay.GetImageData().GetScalarRange()
     middle = (low + high) / 2
     display.AutoWindowLevelOff()
