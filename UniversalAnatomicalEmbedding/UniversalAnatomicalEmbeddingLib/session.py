@@ -100,11 +100,10 @@ class Session:
         fixed, moving = (replace(v, modality=v.modality or guess_modality(v.array)) for v in (require_3d(fixed), require_3d(moving)))
         if landmarks is not None:
             return register_landmarks(*landmarks, options, fixed, moving, progress, cancel)
-        scans = []
-        for n, volume in enumerate((fixed, moving)):
-            check(cancel)
-            scans.append(Scan(volume, self.embed(volume, part(progress, 0.25 * n, 0.25 * (n + 1)), cancel)))
-        return register(*scans, self._embed_unstored, options, part(progress, 0.5, 1.0), cancel)
+        check(cancel)
+        fixed_scan = Scan(fixed, self.embed(fixed, part(progress, 0.0, 0.25), cancel))
+        moving_scan = Scan(moving, self.embed(moving, part(progress, 0.25, 0.5), cancel))
+        return register(fixed_scan, moving_scan, self._embed_unstored, options, part(progress, 0.5, 1.0), cancel)
 
     def _embed_unstored(self, volume: Volume) -> Searchable:
         """Embed an intermediate image; it is not worth a place in the cache."""

@@ -55,7 +55,7 @@ class Transform:
     def inverse(self, points_lps: ArrayLike, iterations: int = 30) -> FloatArray:
         """Moving points (N, 3) to fixed points (N, 3); the deformation is inverted by fixed-point iteration."""
         points = np.asarray(points_lps, dtype=np.float64).reshape(-1, 3)
-        start = np.linalg.solve(self.matrix[:3, :3], (points - self.matrix[:3, 3]).T).T
+        start: FloatArray = np.linalg.solve(self.matrix[:3, :3], (points - self.matrix[:3, 3]).T).T.astype(np.float64, copy=False)
         found = start
         if self.displacement is not None and self.grid is not None:
             for _ in range(iterations):
