@@ -63,7 +63,7 @@ class LiveCursor:
 
     def _cross(self, volume: str) -> Node:
         if volume not in self._crosses or not self.bench.scene.IsNodePresent(self._crosses[volume]):
-            node = _passing(self.bench.scene, FIDUCIALS, "Live cursor")
+            node = passing_node(self.bench.scene, FIDUCIALS, "Live cursor")
             mrml.write_landmarks(node, [("", None)])
             views.style_cursor(node)
             self._crosses[volume] = node
@@ -82,7 +82,7 @@ class Overlay:
         self.hide()
         point = self.bench.world(key)
         scene, target = self.bench.scene, self.bench.scans.node(volume)
-        node = _passing(scene, "vtkMRMLScalarVolumeNode", "Similarity")
+        node = passing_node(scene, "vtkMRMLScalarVolumeNode", "Similarity")
         self.node = node
         self.bench.scans.similarity(point, volume, node)  # type: ignore[arg-type]
         views.style_overlay(node)
@@ -97,7 +97,7 @@ class Overlay:
             self.node = None
 
 
-def _passing(scene: Any, kind: str, name: str) -> Node:
+def passing_node(scene: Any, kind: str, name: str) -> Node:
     """A node that belongs to this moment: neither listed nor saved."""
     node = scene.CreateNodeByClass(kind)
     node.UnRegister(None)

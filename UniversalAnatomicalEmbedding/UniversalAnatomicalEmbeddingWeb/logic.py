@@ -18,6 +18,7 @@ from UniversalAnatomicalEmbeddingLib.worker_client import WorkerClient
 from . import state
 from .files import Root, Uploads
 from .loading import Loading
+from .registering import Registering
 from .rows import Rows, apply_preset
 from .tools import Tools
 
@@ -42,6 +43,7 @@ class Logic:
         self.presenter = self.bench.presenter
         self.loading = Loading(self, root, uploads)
         self.tools = Tools(self, slicer_app)
+        self.registering = Registering(self, uploads.folder)
         folder = {} if options.cache is None else {"UAE_CACHE": str(options.cache)}
         self.worker = WorkerClient(env={**os.environ, **folder})
         self.desk = Desk(self.worker)
@@ -52,9 +54,9 @@ class Logic:
         self._refreshing = False
         self._messages = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._actions = self._table_actions() | self.loading.actions | self.tools.actions
+        self._actions = self._table_actions() | self.loading.actions | self.tools.actions | self.registering.actions
         server.state.update(state.FIRST | self.loading.first | {"model": options.model or "", "device": options.device, "rows": []})
-        server.state.update(state.page(self.presenter))
+        server.state.update(state.page(self.presenter) | {"reg": self.registering.page()})
         server.trigger("do")(self.do)
         self.presenter.on_change(self.refresh)
 
@@ -67,6 +69,13 @@ class Logic:
         """Stop all work."""
         self.worker.close()
         self.bench.close()
+
+    def export(self, what: str) -> tuple[str, bytes, str]:
+        """Name, content and kind of a download: landmarks, or the transform of the last registration."""
+        if what.startswith("transform."):
+            name, path = self.registering.file(what.removeprefix("transform"))
+            return name, path.read_bytes(), "application/octet-stream"
+        return self.loading.export(what)
 
     # --- page to session ---------------------------------------------------------------------------------------------------------------
 
@@ -125,6 +134,7 @@ class Logic:
         self._tell_failures()
         with self.server.state as shown:
             shown.update(state.page(self.presenter))
+            shown.reg = self.registering.page()
             shown.rows = state.rows(self.presenter, self.loading.shown)
 
     def _tell_failures(self) -> None:

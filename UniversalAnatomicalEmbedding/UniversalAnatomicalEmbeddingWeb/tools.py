@@ -72,8 +72,15 @@ class Tools:
     def overlay(self) -> None:
         """Colour the target of the selected match (else the first one) by similarity to the selected landmark; pressed again: stop."""
         self._overlay_on = not self._overlay_on
+        if self._overlay_on:
+            self.logic.registering.show("off")
         self.follow()
         self._show()
+
+    def stop_overlay(self) -> None:
+        """Something else is laid over the scans."""
+        if self._overlay_on:
+            self.overlay()
 
     def follow(self) -> None:
         """Landmarks or the selection have changed: colour anew where that matters."""
