@@ -124,6 +124,16 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
     return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _modality(node), node.GetName())
 
 
+def volume_to_node(scene: Any, volume: Volume) -> Node:
+    """A new volume node, with display, that shows a core volume and remembers its modality; the voxels are copied."""
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", volume.name)
+    _fill(node, volume.array, volume.grid.affine)
+    if volume.modality is not None:
+        set_attributes(node, {"Modality": volume.modality})
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
 def scan_from_world(node: Node, pose_then: FloatArray, points_lps: ArrayLike) -> FloatArray:
     """World points (N, 3) LPS mm to the frame of :func:`volume_from_node` when :func:`pose` was ``pose_then``: exact although the node has moved."""
     return _affine(pose_then, from_world(node, points_lps))
@@ -134,27 +144,20 @@ def world_from_scan(node: Node, pose_then: FloatArray, points_lps: ArrayLike) ->
     return to_world(node, _affine(np.linalg.inv(pose_then), points_lps))
 
 
-def write_volume(node: Node, volume: Volume) -> None:
-    """Fill a volume node without parent transform with a scan, and keep its modality with it; the voxels are copied."""
-    _fill(node, volume.array, volume.grid.affine)
-    if volume.modality is not None:
-        set_attributes(node, {"Modality": volume.modality})
-
-
 def write_overlay(node: Node, array_zyx: NDArray, grid: Grid, volume: Node, pose_then: FloatArray) -> None:
     """Fill volume node ``node`` with values on a grid in the frame of :func:`volume_from_node` of ``volume``, and put it where that volume is."""
     _fill(node, array_zyx, np.linalg.inv(pose_then) @ grid.affine)
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
 
 
-def _fill(node: Node, array_zyx: NDArray, affine: FloatArray) -> None:
+def _fill(node: Node, array_zyx: NDArray, ijk_to_lps: NDArray) -> None:
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk
 
     image = vtk.vtkImageData()
     image.SetDimensions(array_zyx.shape[::-1])
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(array_zyx).ravel(), deep=True))
-    node.SetIJKToRASMatrix(_vtk(FLIP @ affine))
+    node.SetIJKToRASMatrix(_vtk(FLIP @ ijk_to_lps))
     node.SetAndObserveImageData(image)
 
 
@@ -172,7 +175,7 @@ def _ijk_to_ras(node: Node) -> FloatArray:
 
 
 def _modality(node: Node) -> Modality | None:
-    """What :func:`write_volume` kept, or the DICOM header said."""
+    """What :func:`volume_to_node` kept, or the DICOM header said."""
     kept = attribute(node, "Modality")
     if kept in get_args(Modality):
         return cast(Modality, kept)

@@ -40,6 +40,15 @@ class Application:
     def restoreOverrideCursor(self) -> None:  # noqa: N802
         pass
 
+    def topLevelWidgets(self) -> list[Any]:  # noqa: N802
+        return []
+
+    def moduleManager(self) -> Application:  # noqa: N802
+        return self
+
+    def translate(self, context: str, text: str) -> str:
+        return text
+
     def connect(self, signal: str, function: Any) -> None:
         """ "startupCompleted()" never comes here."""
 
@@ -47,8 +56,7 @@ class Application:
 class Modules:
     """``slicer.modules``."""
 
-    def path(self, name: str) -> str:
-        return str(MODULE_FILE)
+    universalanatomicalembedding = types.SimpleNamespace(path=str(MODULE_FILE))
 
 
 def install(scene: Any, folder: Path) -> Any:
@@ -63,6 +71,8 @@ def install(scene: Any, folder: Path) -> Any:
     slicer.mrmlScene = scene
     slicer.app = Application(settings)
     slicer.modules = Modules()
+    slicer.qMRMLWidget = ctk.qMRMLWidget
+    slicer.qMRMLNodeComboBox = ctk.qMRMLNodeComboBox
     stand_ins = {
         "ScriptedLoadableModule": scripted_module,
         "parameterNodeWrapper": parameter_node,
@@ -71,6 +81,7 @@ def install(scene: Any, folder: Path) -> Any:
     sources = os.environ.get("SLICER_PY")
     if sources:
         slicer.__path__.append(str(Path(sources)))
+        sys.modules["qSlicerSubjectHierarchyModuleWidgetsPythonQt"] = ctk
     for name in GENUINE:
         if sources:
             importlib.import_module(f"slicer.{name}")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from PySide6 import QtCore, QtGui, QtWidgets
+
 from . import qt
 
 
-class ctkCollapsibleButton(qt.QWidget):
+class ctkCollapsibleButton(QtWidgets.QWidget):
     """A titled section that opens and closes."""
 
-    contentsCollapsed = qt.Signal(bool)  # noqa: N815
+    connect = qt._connect
+    contentsCollapsed = QtCore.Signal(bool)  # noqa: N815
 
-    def __init__(self, parent: qt.QWidget | None = None) -> None:
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         self._text, self._collapsed = "", False
 
@@ -24,39 +27,38 @@ class ctkCollapsibleButton(qt.QWidget):
     def setCollapsed(self, collapsed: bool) -> None:  # noqa: N802
         self._collapsed = collapsed
         for child in self.children():
-            if isinstance(child, qt.QWidget):
+            if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not collapsed)
         self.contentsCollapsed.emit(collapsed)
 
     def isCollapsed(self) -> bool:  # noqa: N802
         return self._collapsed
 
-    text = qt.QtCore.Property(str, lambda self: self._text, setText)
-    collapsed = qt.QtCore.Property(bool, isCollapsed, setCollapsed)
+    text = QtCore.Property(str, lambda self: self._text, setText)
+    collapsed = QtCore.Property(bool, isCollapsed, setCollapsed)
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802
-        painter = qt.QPainter(self)
+        painter = QtGui.QPainter(self)
         painter.fillRect(0, 0, self.width(), 24, self.palette().button())
         painter.drawText(8, 17, ("▸ " if self._collapsed else "▾ ") + self._text)
 
 
-class qMRMLWidget(qt.QWidget):
-    """The root of a module's panel; hands its scene on to its children, as the connections in the .ui file do."""
+class qMRMLWidget(QtWidgets.QWidget):
+    """The root of a module's panel; the connections in its .ui file hand its scene on to its children."""
 
-    mrmlSceneChanged = qt.Signal(object)  # noqa: N815
+    mrmlSceneChanged = QtCore.Signal(object)  # noqa: N815
 
     def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
-        for child in self.findChildren(qMRMLNodeComboBox):
-            child.setMRMLScene(scene)
         self.mrmlSceneChanged.emit(scene)
 
 
-class qMRMLNodeComboBox(qt.QComboBox):
+class qMRMLNodeComboBox(QtWidgets.QComboBox):
     """A chooser of nodes of a scene by class."""
 
-    currentNodeChanged = qt.Signal(object)  # noqa: N815
+    connect = qt._connect
+    currentNodeChanged = QtCore.Signal(object)  # noqa: N815
 
-    def __init__(self, parent: qt.QWidget | None = None) -> None:
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         self._types: list[str] = []
         self._none = False
@@ -65,13 +67,13 @@ class qMRMLNodeComboBox(qt.QComboBox):
         self._hidden: list[tuple[str, str]] = []
         self.activated.connect(self._chosen)
 
-    nodeTypes = qt.QtCore.Property("QStringList", lambda self: self._types, lambda self, types: setattr(self, "_types", list(types)))
-    noneEnabled = qt.QtCore.Property(bool, lambda self: self._none, lambda self, on: setattr(self, "_none", on))
-    addEnabled = qt.QtCore.Property(bool, lambda self: False, lambda self, on: None)
-    removeEnabled = qt.QtCore.Property(bool, lambda self: False, lambda self, on: None)
-    renameEnabled = qt.QtCore.Property(bool, lambda self: False, lambda self, on: None)
-    showHidden = qt.QtCore.Property(bool, lambda self: False, lambda self, on: None)
-    showChildNodeTypes = qt.QtCore.Property(bool, lambda self: True, lambda self, on: None)
+    nodeTypes = QtCore.Property("QStringList", lambda self: self._types, lambda self, types: setattr(self, "_types", list(types)))
+    noneEnabled = QtCore.Property(bool, lambda self: self._none, lambda self, on: setattr(self, "_none", on))
+    addEnabled = QtCore.Property(bool, lambda self: False, lambda self, on: None)
+    removeEnabled = QtCore.Property(bool, lambda self: False, lambda self, on: None)
+    renameEnabled = QtCore.Property(bool, lambda self: False, lambda self, on: None)
+    showHidden = QtCore.Property(bool, lambda self: False, lambda self, on: None)
+    showChildNodeTypes = QtCore.Property(bool, lambda self: True, lambda self, on: None)
 
     def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
         self._scene = scene
@@ -118,3 +120,10 @@ class qMRMLNodeComboBox(qt.QComboBox):
 
 WIDGETS = {c.__name__: c for c in (ctkCollapsibleButton, qMRMLWidget, qMRMLNodeComboBox)}
 qt.QUiLoader.known.update(WIDGETS)
+
+
+def __getattr__(name: str) -> type:
+    """Any other widget class that genuine sources mention: a plain widget."""
+    if name.startswith(("ctk", "qMRML")):
+        return type(name, (QtWidgets.QWidget,), {})
+    raise AttributeError(name)

@@ -40,7 +40,7 @@ class ScriptedLoadableModuleWidget:
     def resourcePath(self, filename: str) -> str:  # noqa: N802
         import slicer
 
-        return str(Path(slicer.modules.path(self.moduleName)).parent / "Resources" / filename)
+        return str(Path(slicer.util.modulePath(self.moduleName)).parent / "Resources" / filename)
 
     def setup(self) -> None:
         """Called once, when the panel is first shown."""
