@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "UniversalAnatomicalEmbedding" / "UniversalAnatomicalEmbe
 TESTS = Path(__file__).parent
 SOURCES = sorted(p for p in PACKAGE.rglob("*.py"))
 TRAINING = sorted((REPOSITORY / "training").rglob("*.py"))
+WEB = sorted((PACKAGE.parent / "UniversalAnatomicalEmbeddingWeb").glob("*.py"))
 
 # A module imports only from the layers before its own; those of one folder may import each other.
 LAYERS = (
@@ -216,7 +217,7 @@ def test_public_names_are_few_and_all_there() -> None:
 # --- sizes ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SOURCES + TRAINING, ids=lambda p: str(p.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("path", SOURCES + TRAINING + WEB, ids=lambda p: str(p.relative_to(REPOSITORY)))
 def test_files_functions_and_classes_are_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= SMALL_FILE
     large = [
@@ -241,13 +242,13 @@ def test_no_file_of_the_repository_is_large() -> None:
 # --- words ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=dotted)
+@pytest.mark.parametrize("path", SOURCES + WEB, ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_everything_public_is_documented(path: Path) -> None:
     assert ast.get_docstring(parsed(path)), "the file itself"
     assert [name for name, around, node in definitions(path) if is_public(name) and not is_documented(name, around, node)] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=dotted)
+@pytest.mark.parametrize("path", SOURCES + WEB, ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_everything_public_is_annotated(path: Path) -> None:
     missing = {
         name: missing_annotations(node, around is not None)

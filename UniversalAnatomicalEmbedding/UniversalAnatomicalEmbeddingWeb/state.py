@@ -28,7 +28,16 @@ SHORTCUTS = (
     ("Drag a point", "template: match again; other scans: correct the match"),
     ("?", "this list"),
 )
-WORDS = {"found": "found", "accepted": "ok", "corrected": "moved", "rejected": "no", "absent": "absent", "failed": "failed", "waiting": "…", "uncertain": "unsure"}
+WORDS = {
+    "found": "found",
+    "uncertain": "unsure",
+    "absent": "absent",
+    "accepted": "ok",
+    "corrected": "moved",
+    "rejected": "no",
+    "failed": "failed",
+    "waiting": "…",
+}
 FIRST: dict[str, Any] = {
     "dialog": "",
     "renaming": None,
