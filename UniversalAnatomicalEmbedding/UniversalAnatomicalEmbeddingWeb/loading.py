@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from UniversalAnatomicalEmbeddingLib import mrml
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.points import write_points
-from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality, read_volume, require_3d
+from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume, guess_modality, read_volume, require_3d
 
 from . import state
 from .files import LANDMARKS, Root, Uploads
@@ -59,13 +59,14 @@ class Loading:
 
     async def open(self, path: str | Path) -> None:
         """Read a scan (FOLDER#UID: one series of a DICOM folder) and show it in a row of its own."""
-        given = self.logic.options.modality
+        asked = self.logic.options.modality
+        given = None if asked == "auto" else cast(Modality, asked)
         folder, _, series = str(path).rpartition("#")
         with _opening(self.logic, Path(path).name):
             if folder and not Path(path).exists():
-                volume = await asyncio.to_thread(read_volume, folder, None if given == "auto" else given, series)
+                volume = await asyncio.to_thread(read_volume, folder, given, series)
             else:
-                volume = await asyncio.to_thread(read_volume, path, None if given == "auto" else given)
+                volume = await asyncio.to_thread(read_volume, path, given)
             self.add(volume)
 
     async def open_demo(self) -> None:

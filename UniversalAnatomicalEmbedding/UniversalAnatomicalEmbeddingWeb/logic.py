@@ -176,7 +176,7 @@ class Logic:
         if template is not None:
             middle = template.embedding.grid.corners().mean(axis=0)[None]
             targets = [prepared[v] for v in self.presenter.targets if v in prepared]
-            self.later(asyncio.to_thread(lambda: [engine.match(template, middle, target) for target in targets]))
+            self.later(asyncio.to_thread(_ask, engine, template, middle, targets))
 
     # --- the table ---------------------------------------------------------------------------------------------------------------------
 
@@ -222,6 +222,11 @@ class Logic:
         if key is None or volume is None:
             raise InputError("Select a match in the table first.")
         verdict(key, volume)
+
+
+def _ask(engine: Engine, template: Any, point: Any, targets: list[Any]) -> None:
+    for target in targets:
+        engine.match(template, point, target)
 
 
 class Engine:

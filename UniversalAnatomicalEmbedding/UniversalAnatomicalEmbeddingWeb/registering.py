@@ -170,11 +170,10 @@ class Registering:
         for row in self.logic.presenter.table.landmarks:
             if not all(v == template or row.cell(v).status in SETTLED for v in (fixed, moving)):
                 continue
-            where = [bench.world(row.key, None if v == template else v) for v in (fixed, moving)]
-            if where[0] is None or where[1] is None:
-                continue
-            for side, volume, snapshot in ((0, fixed, scans[0]), (1, moving, scans[1])):
-                found[side] += mrml.scan_from_world(bench.scans.node(volume), snapshot.pose, [where[side]]).tolist()
+            where = [p for v in (fixed, moving) if (p := bench.world(row.key, None if v == template else v)) is not None]
+            if len(where) == 2:  # not where a person agreed that one of them is absent
+                for side, volume, snapshot in ((0, fixed, scans[0]), (1, moving, scans[1])):
+                    found[side] += mrml.scan_from_world(bench.scans.node(volume), snapshot.pose, [where[side]]).tolist()
         if len(found[0]) < 3:
             raise InputError(f"{len(found[0])} landmarks are accepted in both scans; at least 3 are needed. Accept or correct more matches.")
         return found
