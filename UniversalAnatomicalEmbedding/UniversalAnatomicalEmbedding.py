@@ -21,11 +21,14 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+
 from UniversalAnatomicalEmbeddingLib import dependencies, mrml
 from UniversalAnatomicalEmbeddingLib.desk import Desk
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay
+from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.preparation import Preparation
+from UniversalAnatomicalEmbeddingLib.registering import Registering
 from UniversalAnatomicalEmbeddingLib.workbench import Workbench
 from UniversalAnatomicalEmbeddingLib.worker_client import WorkerClient
 
@@ -94,6 +97,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
         """Build the panel; nothing here needs torch."""
         from UniversalAnatomicalEmbeddingWidgets.diagnostics_section import DiagnosticsSection
         from UniversalAnatomicalEmbeddingWidgets.landmark_section import LandmarkSection
+        from UniversalAnatomicalEmbeddingWidgets.registration_section import RegistrationSection
         from UniversalAnatomicalEmbeddingWidgets.volume_section import VolumeSection
 
         ScriptedLoadableModuleWidget.setup(self)
@@ -107,6 +111,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
         self.timer.connect("timeout()", self.onTimer)
         self.volumes = VolumeSection(self.ui, self)
         self.landmarks = LandmarkSection(self.ui, self)
+        self.registration = RegistrationSection(self.ui, self)
         self.diagnostics = DiagnosticsSection(self.ui, self)
         self.logic.presenter.on_change(self.refresh)
         self._observe(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.restore)
@@ -152,6 +157,8 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
             self.logic.setTemplate(template)
         if points is not None and points is not self.logic.bench.lists.template:
             self.logic.bench.lists.use(points)
+        self.ui.fixedSelector.setCurrentNode(parameters.fixedVolume)
+        self.ui.movingSelector.setCurrentNode(parameters.movingVolume)
         self.refresh()
 
     def refresh(self) -> None:
@@ -163,6 +170,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
             self.ui.nextStepLabel.setText(self.logic.presenter.next_step)
             self.volumes.refresh()
             self.landmarks.refresh()
+            self.registration.refresh()
             self.logic.remember()
         finally:
             self._refreshing = False
@@ -230,6 +238,9 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
         self.preparation = Preparation(self.bench, self.desk, notice=lambda sentence: slicer.util.infoDisplay(sentence))
         self.cursor = LiveCursor(self.bench)
         self.overlay = Overlay(self.bench)
+        self.registering = Registering(self.bench, self.desk)
+        self.fixed: Any = None
+        self.moving: Any = None
 
     def close(self) -> None:
         """End the worker and stop observing the scene; the landmarks stay."""
@@ -249,6 +260,9 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
         node = None if template is None else slicer.mrmlScene.GetNodeByID(template)
         if parameters.templateVolume is not node:
             parameters.templateVolume = node
+        for name, chosen in (("fixedVolume", self.fixed), ("movingVolume", self.moving)):
+            if getattr(parameters, name) is not chosen:
+                setattr(parameters, name, chosen)
         if parameters.templateList is not self.bench.lists.template:
             parameters.templateList = self.bench.lists.template
 
@@ -275,6 +289,20 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
             slicer.app.processEvents()
             time.sleep(POLL_MS / 1000)
         return {name: self.presenter.readiness.status(v).text for v, name in self.presenter.volumes.items()}
+
+    def register(self, fixed: Any, moving: Any, stage: str = "affine", refine: bool = False, source: str = "embeddings") -> Any:
+        """Register two volumes, with the application alive meanwhile; returns the transform node, under which the moving volume then is.
+
+        InputError with the reason where it failed.
+        """
+        self.registering.start(fixed, moving, RegisterOptions(stage=stage, refine=refine), source, self.model, self.device)
+        while self.registering.busy:
+            self.desk.poll()
+            slicer.app.processEvents()
+            time.sleep(POLL_MS / 1000)
+        if self.registering.outcome is None or self.registering.outcome.moving is not moving:
+            raise InputError(self.registering.text)
+        return self.registering.outcome.node
 
     def place(self, label: str, ras: Any) -> None:
         """Place a landmark in the template; it is matched in all prepared targets."""

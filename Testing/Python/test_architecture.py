@@ -33,10 +33,10 @@ LAYERS = (
     {"session"},
     {"evaluation", "jobs"},
     {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "choices"},
-    {"desk"},
+    {"desk", "transform_node"},
     {"scans", "lists"},
     {"workbench"},
-    {"live", "preparation", "cli_serve"},
+    {"live", "preparation", "registering", "cli_serve"},
     {"cli"},
 )
 FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}

@@ -349,3 +349,15 @@ def test_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert default_folder() == Path("/some/cache/uae")
     monkeypatch.setenv("UAE_CACHE", "~/mine")
     assert default_folder() == Path.home() / "mine"
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_entry(cache: Cache) -> None:
+    cache.store(KEY, made_up())
+    old, growing, other = (cache.folder / name for name in (".partial-old", ".partial-new", "notes"))
+    for folder in (old, growing, other):
+        folder.mkdir()
+        (folder / "fine.npy").write_bytes(b"half")
+    for folder in (old, other):
+        os.utime(folder, (1e9, 1e9))
+    cache.store(OTHER, made_up(1))
+    assert names(cache.folder) == sorted([".partial-new", KEY, OTHER, "notes"])

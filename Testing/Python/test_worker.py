@@ -79,6 +79,8 @@ def test_it_says_who_it_is_and_works(worker: Bare) -> None:
     answer = worker.end(7)
     assert answer["event"] == "done"
     assert answer["result"]["word"] == "åß"
+    if hasattr(os, "getpriority"):
+        assert os.getpriority(os.PRIO_PROCESS, ready["pid"]) == os.getpriority(os.PRIO_PROCESS, 0) + 5
 
 
 def test_stray_prints_do_not_reach_the_protocol(worker: Bare) -> None:

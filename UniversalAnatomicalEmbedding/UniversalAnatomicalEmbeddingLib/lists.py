@@ -78,7 +78,7 @@ class PointLists:
             mrml.link(node, "TemplateVolume", volume)
             mrml.set_attributes(node, {"Moves": "with its volume"})
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-            node.CreateDefaultDisplayNodes()
+            views.style_template(node)
         self.use(node)
         return node
 
@@ -87,7 +87,7 @@ class PointLists:
         if volume not in self.matches:
             assert self.template is not None
             target = self.scene.GetNodeByID(volume)
-            with self._quietly(), same_place_list(self.scene):
+            with self._quietly(), views.placing_kept(self.scene):
                 node = self.scene.AddNewNodeByClass(FIDUCIALS, f"{self.template.GetName()} in {target.GetName()}")
                 mrml.set_attributes(node, {"Role": "matches", "Template": self.template.GetName()})
                 mrml.link(node, "TemplateList", self.template)
@@ -125,8 +125,9 @@ class PointLists:
         shown = {volume: node for volume, node in self.matches.items() if volume in self.presenter.volumes}
         if self.template is not None and self.presenter.template is not None:
             shown[self.presenter.template] = self.template
-        for volume, node in shown.items():
-            views.show_only_in(node, views.views_of(self.scene, self.scene.GetNodeByID(volume)))
+        with self._quietly():
+            for volume, node in shown.items():
+                views.show_only_in(node, views.views_of(self.scene, self.scene.GetNodeByID(volume)))
 
     # --- table to lists ----------------------------------------------------------------------------------------------------------------
 
@@ -221,16 +222,6 @@ class PointLists:
             yield
         finally:
             self.writing = before
-
-
-@contextmanager
-def same_place_list(scene: Any) -> Iterator[None]:
-    """Keep the list that clicks add points to: Slicer makes every new list that one."""
-    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
-    before = None if selection is None else selection.GetActivePlaceNodeID()
-    yield
-    if selection is not None:
-        selection.SetActivePlaceNodeID(before)
 
 
 def _row(column: list[tuple[str, Cell]], index: int, label: str) -> Iterator[Cell]:

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from . import mrml, views
-from .lists import FIDUCIALS, as_position, same_place_list
+from .lists import FIDUCIALS, as_position
 from .workbench import Workbench
 
 Node = Any
@@ -63,7 +63,7 @@ class LiveCursor:
 
     def _cross(self, volume: str) -> Node:
         if volume not in self._crosses or not self.bench.scene.IsNodePresent(self._crosses[volume]):
-            node = passing_node(self.bench.scene, FIDUCIALS, "Live cursor")
+            node = views.passing_node(self.bench.scene, FIDUCIALS, "Live cursor")
             mrml.write_landmarks(node, [("", None)])
             views.style_cursor(node)
             self._crosses[volume] = node
@@ -82,7 +82,7 @@ class Overlay:
         self.hide()
         point = self.bench.world(key)
         scene, target = self.bench.scene, self.bench.scans.node(volume)
-        node = passing_node(scene, "vtkMRMLScalarVolumeNode", "Similarity")
+        node = views.passing_node(scene, "vtkMRMLScalarVolumeNode", "Similarity")
         self.node = node
         self.bench.scans.similarity(point, volume, node)  # type: ignore[arg-type]
         views.style_overlay(node)
@@ -95,15 +95,3 @@ class Overlay:
             views.hide_overlay(self.bench.scene, self.node)
             self.bench.scene.RemoveNode(self.node)
             self.node = None
-
-
-def passing_node(scene: Any, kind: str, name: str) -> Node:
-    """A node that belongs to this moment: neither listed nor saved."""
-    node = scene.CreateNodeByClass(kind)
-    node.UnRegister(None)
-    node.SetName(name)
-    node.SetSaveWithScene(False)
-    node.HideFromEditorsOn()
-    mrml.set_attributes(node, {"Role": "passing"})
-    with same_place_list(scene):
-        return scene.AddNode(node)

@@ -58,15 +58,18 @@ def pose(node: Node) -> FloatArray:
     return FLIP @ _numpy(matrix) @ FLIP
 
 
-def _transformed(node: Node, points_lps: ArrayLike, direction: str) -> FloatArray:
+def through(transform_node: Node, points_lps: ArrayLike, direction: str = "GetTransformToWorld") -> FloatArray:
+    """Points (N, 3) LPS mm of what lies under a transform node, in the world."""
     import vtk
 
-    parent = node.GetParentTransformNode()
-    if parent is None:
-        return np.array(points_lps, dtype=np.float64).reshape(-1, 3)
     transform = vtk.vtkGeneralTransform()
-    getattr(parent, direction)(transform)
+    getattr(transform_node, direction)(transform)
     return flipped([transform.TransformPoint(p) for p in flipped(points_lps).tolist()])
+
+
+def _transformed(node: Node, points_lps: ArrayLike, direction: str) -> FloatArray:
+    parent = node.GetParentTransformNode()
+    return np.array(points_lps, dtype=np.float64).reshape(-1, 3) if parent is None else through(parent, points_lps, direction)
 
 
 def _numpy(matrix: Any) -> FloatArray:
@@ -127,7 +130,7 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
 def volume_to_node(scene: Any, volume: Volume) -> Node:
     """A new volume node, with display, that shows a core volume and remembers its modality; the voxels are copied."""
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", volume.name)
-    _fill(node, volume.array, volume.grid.affine)
+    fill_volume(node, volume.array, volume.grid.affine)
     if volume.modality is not None:
         set_attributes(node, {"Modality": volume.modality})
     node.CreateDefaultDisplayNodes()
@@ -146,11 +149,12 @@ def world_from_scan(node: Node, pose_then: FloatArray, points_lps: ArrayLike) ->
 
 def write_overlay(node: Node, array_zyx: NDArray, grid: Grid, volume: Node, pose_then: FloatArray) -> None:
     """Fill volume node ``node`` with values on a grid in the frame of :func:`volume_from_node` of ``volume``, and put it where that volume is."""
-    _fill(node, array_zyx, np.linalg.inv(pose_then) @ grid.affine)
+    fill_volume(node, array_zyx, np.linalg.inv(pose_then) @ grid.affine)
     node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
 
 
-def _fill(node: Node, array_zyx: NDArray, ijk_to_lps: NDArray) -> None:
+def fill_volume(node: Node, array_zyx: NDArray, ijk_to_lps: NDArray) -> None:
+    """Give a volume node voxels (Z, Y, X), which are copied, and their geometry in its own frame."""
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk
 
@@ -180,9 +184,9 @@ def _modality(node: Node) -> Modality | None:
     if kept in get_args(Modality):
         return cast(Modality, kept)
     hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if node.GetScene() else None
-    if hierarchy is None:
+    if hierarchy is None or not (item := hierarchy.GetItemByDataNode(node)):
         return None
-    return DICOM_MODALITIES.get(hierarchy.GetItemAttribute(hierarchy.GetItemByDataNode(node), "DICOM.Modality"))
+    return DICOM_MODALITIES.get(hierarchy.GetItemAttribute(item, "DICOM.Modality"))
 
 
 # --- point lists ----------------------------------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ class Readiness:
         self._status = {v: s for v, s in self._status.items() if v in volumes}
 
     def reset(self) -> None:
-        """No volume is prepared any more, those in preparation excepted."""
-        self._status = {v: s for v, s in self._status.items() if s.state == "preparing"}
+        """No volume is prepared any more; what is being prepared goes on, what failed stays failed."""
+        self._status = {v: s for v, s in self._status.items() if s.state in ("preparing", "failed")}
         self._changed()
 
     @property

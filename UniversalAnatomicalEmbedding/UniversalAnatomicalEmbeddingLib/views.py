@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-from .mrml import flipped
+import numpy as np
+from numpy.typing import NDArray
+
+from .mrml import flipped, set_attributes
 from .points import Position
 
 Node = Any
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 COLOURS = {"Axial": "#F34A33", "Sagittal": "#EDD54C", "Coronal": "#6EB04B"}
 LAYOUT_ID = 7311
-GREEN, AMBER = (0.35, 0.85, 0.4), (1.0, 0.7, 0.0)
+GREEN, AMBER, BLUE = (0.35, 0.85, 0.4), (1.0, 0.7, 0.0), (0.44, 0.75, 0.85)
 
 
 def slice_views(scene: Any) -> list[tuple[Node, Node]]:
@@ -60,6 +64,17 @@ def is_placing(scene: Any, markups: Node | None) -> bool:
     return placing and markups is not None and selection.GetActivePlaceNodeID() == markups.GetID()
 
 
+@contextmanager
+def placing_kept(scene: Any) -> Iterator[None]:
+    """The list that clicks add points to stays the same, although a new list comes into the scene (which Slicer would then take)."""
+    selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    before = None if selection is None else (selection.GetActivePlaceNodeClassName(), selection.GetActivePlaceNodeID())
+    yield
+    if selection is not None and before is not None and selection.GetActivePlaceNodeID() != before[1]:
+        selection.SetReferenceActivePlaceNodeClassName(before[0])
+        selection.SetActivePlaceNodeID(before[1])
+
+
 def show_only_in(markups: Node, views: Sequence[Node]) -> None:
     """Show a point list in these views only; in none when there are none (an empty list of views would mean everywhere)."""
     display = markups.GetDisplayNode()
@@ -74,12 +89,21 @@ def show_only_in(markups: Node, views: Sequence[Node]) -> None:
     display.SetVisibility(bool(wanted))
 
 
+def style_template(markups: Node) -> None:
+    """Landmarks of the template are blue; small glyphs, so that the anatomy under them stays visible."""
+    _style_points(markups, BLUE, BLUE)
+
+
 def style_matches(markups: Node) -> None:
-    """Matches are green, uncertain (not selected) ones amber; small glyphs, so that the anatomy under them stays visible."""
+    """Matches are green, uncertain (not selected) ones amber."""
+    _style_points(markups, GREEN, AMBER)
+
+
+def _style_points(markups: Node, selected: tuple[float, float, float], others: tuple[float, float, float]) -> None:
     markups.CreateDefaultDisplayNodes()
     display = markups.GetDisplayNode()
-    display.SetSelectedColor(*GREEN)
-    display.SetColor(*AMBER)
+    display.SetSelectedColor(*selected)
+    display.SetColor(*others)
     display.SetGlyphScale(2.0)
     display.SetTextScale(2.5)
     display.SetPropertiesLabelVisibility(False)
@@ -96,6 +120,34 @@ def style_cursor(markups: Node) -> None:
     display.SetPointLabelsVisibility(False)
     display.SetPropertiesLabelVisibility(False)
     markups.SetLocked(True)
+
+
+def passing_node(scene: Any, kind: str, name: str) -> Node:
+    """A node that belongs to this moment: neither listed nor saved."""
+    node = scene.CreateNodeByClass(kind)
+    node.UnRegister(None)
+    node.SetName(name)
+    node.SetSaveWithScene(False)
+    node.HideFromEditorsOn()
+    set_attributes(node, {"Role": "passing"})
+    with placing_kept(scene):
+        return scene.AddNode(node)
+
+
+def windowed(volume: Node, values: NDArray) -> NDArray:
+    """Values (of this volume) as 0..1 of its display window."""
+    display = volume.GetDisplayNode()
+    window, level = (display.GetWindow(), display.GetLevel()) if display else (float(np.ptp(values)) or 1.0, float(values.mean()))
+    return np.clip((values - level) / window + 0.5, 0.0, 1.0)
+
+
+def style_preview(preview: Node) -> None:
+    """Grey from 0 to 1; the display node is not saved either."""
+    preview.CreateDefaultDisplayNodes()
+    display = preview.GetDisplayNode()
+    display.SetSaveWithScene(False)
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(0.0, 1.0)
 
 
 def style_overlay(overlay: Node) -> None:

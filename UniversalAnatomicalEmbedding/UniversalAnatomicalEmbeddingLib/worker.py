@@ -9,9 +9,10 @@ In::
     {"job": "shutdown"}
 
 Out: ``{"event": "ready", "pid": ...}`` once, then per job any number of ``{"event": "progress", "id", "fraction", "text"}`` and one of ``done``
-("result"), ``failed`` ("sentence") or ``cancelled``. Keys and results of the jobs: :class:`.jobs.Jobs`. Jobs run one after another; a cancelled
-one stops at the next layer of the network. "shutdown" ends the worker after the jobs before it. The end of the input means that the
-client is gone: the worker removes FOLDER, the client's temporary files, and ends at once.
+("result"), ``failed`` ("sentence"; "last" when the worker ends after it) or ``cancelled``. Keys and results of the jobs: :class:`.jobs.Jobs`.
+
+Jobs run one after another; a cancelled one stops at the next layer of the network. "shutdown" ends the worker after the jobs before it. The end
+of the input means that the client is gone: the worker removes FOLDER, the client's temporary files, and ends at once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from .messages import decode_line, encode_line
 from .progress import Cancelled
 
 PROGRESS_SECONDS = 0.05
+NICENESS = 5  # the click in the viewer comes before the scan in the background (Windows: the client starts it with a lower priority)
 MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory", "failed to allocate memory", "bad_alloc", "bad allocation")
 BROKEN_WORDS = ("cuda error", "cudnn error", "device-side assert")
 
@@ -40,6 +42,8 @@ BROKEN_WORDS = ("cuda error", "cudnn error", "device-side assert")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until "shutdown"; returns the exit code."""
     folder = next(iter(sys.argv[1:] if arguments is None else arguments), None)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     commands, answers = take_streams()
     worker = Worker(answers)
     worker.say({"event": "ready", "pid": os.getpid(), "version": __version__})
@@ -104,9 +108,10 @@ class Worker:
             if answer.pop("memory", False):
                 jobs.forget()
             del self._cancels[number]
-            self.say({**answer, "id": number})
             if broken:
+                self.say({**answer, "id": number, "last": True})
                 return 3
+            self.say({**answer, "id": number})
         return 0
 
     def _refuse(self, error: Exception) -> int:
@@ -115,7 +120,7 @@ class Worker:
         entry = self._queue.get()
         if entry is not None:
             sentence = f"A package that is needed is missing or damaged ({error}). Install it, then try again."
-            self.say({"event": "failed", "id": entry[0], "sentence": sentence})
+            self.say({"event": "failed", "id": entry[0], "sentence": sentence, "last": True})
         return 3
 
     def _accept_job(self, message: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from .errors import InputError
 from .messages import decode_line, encode_line, make_folder, stage, staged_files
 from .worker_process import WorkerProcess, crash_sentence, log_tail
 
-CANCEL_GRACE_SECONDS = 0.3
+CANCEL_GRACE_SECONDS = 0.25
 EXIT_GRACE_SECONDS = 2.0
 PACE_SECONDS, PACE_FRACTION = 1.0, 0.02
 
@@ -226,7 +226,7 @@ class _Supervisor:
         try:
             self._folder = self._folder or make_folder()
             self._folder.mkdir(exist_ok=True)
-            if self._process is None:
+            if self._process is None or self._process.has_ended():
                 self._process = WorkerProcess(self._python, self._environment, self._folder, self._deliver)
         except OSError as error:
             self._end(Failed(number, f"The worker cannot be started with {self._python} ({error}). Check the installation."))
@@ -262,6 +262,8 @@ class _Supervisor:
         message = decode_line(line)
         if process is not self._process or message is None:
             return
+        if message.get("last"):
+            self._process = None
         number, event = message.get("id"), message.get("event")
         if event == "ready":
             process.pid = message["pid"]

@@ -36,7 +36,7 @@ class WorkerProcess:
                 env={**environment, "PYTHONPATH": path},
                 encoding="utf-8",
                 errors="replace",
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0) | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0),
             )
         threading.Thread(target=self._read, name="uae-worker-read", daemon=True).start()
 
@@ -45,6 +45,10 @@ class WorkerProcess:
         with contextlib.suppress(OSError, ValueError):
             self._stdin.write(line)
             self._stdin.flush()
+
+    def has_ended(self) -> bool:
+        """Whether it is gone, even if its last words are still to be read."""
+        return self._popen.poll() is not None
 
     def leave(self, seconds: float) -> None:
         """Close its input, at which it ends itself, and kill it when it has not done so in time."""

@@ -1,4 +1,4 @@
-"""Registration on the page: choose two scans, run it in the worker, see before and after faded over the fixed scan, download the transform."""
+"""Registration on the page: choose two scans, run it, see before and after faded over the fixed scan, download the transform."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib import mrml, views, worker_client
+from UniversalAnatomicalEmbeddingLib import mrml, registering, views, worker_client
 from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.live import passing_node
-from UniversalAnatomicalEmbeddingLib.options import Stage
+from UniversalAnatomicalEmbeddingLib.options import RegisterOptions, Stage
 from UniversalAnatomicalEmbeddingLib.readiness import duration
 from UniversalAnatomicalEmbeddingLib.registration import Transform, read_transform, write_transform
 from UniversalAnatomicalEmbeddingLib.scans import Snapshot
@@ -23,14 +22,13 @@ if TYPE_CHECKING:
     from .logic import Logic
 
 PREVIEW_MM = 2.0
-SETTLED = ("accepted", "corrected")
-SOURCES = {"embeddings": "whole scans", "landmarks": "accepted landmarks"}
 SHOWN = ("off", "before", "after")
 FILES = (".h5", ".tfm")
+SOURCES = {"embeddings": "whole scans", "accepted landmarks": "accepted landmarks"}
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Result:
     """A registration that was made: the scans, the map from fixed to moving points, its figures, and the node of each picture."""
 
     fixed: str
@@ -40,16 +38,14 @@ class Outcome:
     pictures: dict[str, Any]
 
 
-class Registering:
-    """The section of the panel. ``choice`` is what a person has chosen, ``outcome`` the last result."""
+class Registering(registering.Registering):
+    """The section of the panel. The moving scan stays where it is in the scene: its rows and landmarks are not turned under a reader's eyes."""
 
     def __init__(self, logic: Logic, folder: Path) -> None:
+        super().__init__(logic.bench, logic.desk, logic.refresh)
         self.logic, self._folder = logic, folder
-        self.choice: dict[str, Any] = {"fixed": "", "moving": "", "stage": "affine", "source": "embeddings", "refine": False}
-        self.outcome: Outcome | None = None
-        self._job: int | None = None
-        self._working = ""
-        self._fraction = 0.0
+        self.choice: dict[str, Any] = {"fixed": "", "moving": "", "stage": "affine", "source": "embeddings"}
+        self.result: Result | None = None
         self._shown = "off"
         self._fade = 0.5
         self.actions: dict[str, Callable[..., Any]] = {
@@ -61,72 +57,55 @@ class Registering:
 
     def page(self) -> dict[str, Any]:
         """What the section shows."""
-        panel = self.logic.presenter
         self._settle()
+        panel, result = self.logic.presenter, self.result
         two = len(panel.volumes) > 1
-        outcome = self.outcome
-        result = None if outcome is None else figures(outcome.report, panel.volumes[outcome.fixed], panel.volumes[outcome.moving])
         return {
             **self.choice,
             "stages": list(get_args(Stage)),
             "sources": [{"id": key, "name": name} for key, name in SOURCES.items()],
-            "enabled": self._job is not None or (two and not self._working),
-            "running": self._job is not None,
+            "enabled": two or self.busy,
+            "running": self.busy,
             "reason": "" if two else "Open two scans first.",
-            "text": self._working,
-            "fraction": self._fraction,
-            "result": result,
+            "text": self.text,
+            "result": None if result is None else figures(result.report, panel.volumes[result.fixed], panel.volumes[result.moving]),
             "shown": self._shown,
             "fade": self._fade,
         }
 
     def choose(self, name: str, value: Any) -> None:
         """Set one choice; a scan that is chosen on one side gives way on the other."""
-        allowed = {"stage": get_args(Stage), "source": tuple(SOURCES), "refine": (True, False)}
+        allowed: dict[str, tuple[str, ...]] = {"stage": get_args(Stage), "source": tuple(SOURCES)}
         if name in ("fixed", "moving") and value in self.logic.presenter.volumes:
             other = "moving" if name == "fixed" else "fixed"
             if self.choice[other] == value:
                 self.choice[other] = self.choice[name]
             self.choice[name] = value
-        elif name in allowed and value in allowed[name]:
+        elif value in allowed.get(name, ()):
             self.choice[name] = value
         self.logic.refresh()
 
     def run(self) -> None:
         """Register; pressed again meanwhile: cancel."""
-        if self._job is not None:
-            self.logic.desk.cancel(self._job)
+        if self.busy:
+            self.cancel()
             return
         self._settle()
-        fixed, moving = self.choice["fixed"], self.choice["moving"]
-        scans = [self.logic.bench.scans.snapshot(volume) for volume in (fixed, moving)]
-        job: dict[str, Any] = {
-            "job": "register",
-            "fixed": scans[0].volume,
-            "moving": scans[1].volume,
-            "out": str(self._folder / "registration.h5"),
-            "options": {"stage": self.choice["stage"], "refine": self.choice["refine"] and self.choice["stage"] != "deformable"},
-            "model": self.logic.options.model,
-            "device": self.logic.options.device,
-        }
-        if self.choice["source"] == "landmarks":
-            job["landmarks"] = self._pairs(fixed, moving, scans)
         self.show("off")
-        self._job = self.logic.desk.submit(job, lambda event: self._heard(event, scans, fixed, moving))
-        self._say("waiting", 0.0)
+        fixed, moving = (self.bench.scans.node(self.choice[side]) for side in ("fixed", "moving"))
+        options, chosen = RegisterOptions(stage=self.choice["stage"]), self.logic.options
+        self.start(fixed, moving, options, self.choice["source"], chosen.model, chosen.device)
 
     def show(self, what: str) -> None:
         """Lay the moving scan over the fixed one: as it was ("before"), registered ("after"), or not at all ("off")."""
-        if what not in SHOWN:
+        if what not in SHOWN or self.result is None:
             return
-        scene, outcome = self.logic.scene, self.outcome
-        if outcome is not None:
-            for node in outcome.pictures.values():
-                views.hide_overlay(scene, node)
-            if what != "off":
-                self.logic.tools.stop_overlay()
-                views.show_overlay(scene, outcome.pictures[what], self.logic.bench.scans.node(outcome.fixed), self._fade)
-        self._shown = what if outcome is not None else "off"
+        for node in self.result.pictures.values():
+            views.hide_overlay(self.logic.scene, node)
+        if what != "off":
+            self.logic.tools.stop_overlay()
+            views.show_overlay(self.logic.scene, self.result.pictures[what], self.bench.scans.node(self.result.fixed), self._fade)
+        self._shown = what
         self.logic.refresh()
 
     def fade(self, value: float) -> None:
@@ -137,92 +116,68 @@ class Registering:
 
     def file(self, kind: str) -> tuple[str, Path]:
         """A file of the transform, ``.h5`` or ``.tfm``, and the name to give it."""
-        if self.outcome is None or kind not in FILES:
+        if self.result is None or kind not in FILES:
             raise InputError("There is no transform to download. Register two scans first.")
         path = self._folder / f"transform{kind}"
-        write_transform(self.outcome.transform, path)
+        write_transform(self.result.transform, path)
         names = self.logic.presenter.volumes
-        return f"{names[self.outcome.moving]}_to_{names[self.outcome.fixed]}{kind}", path
+        return f"{names[self.result.moving]}_to_{names[self.result.fixed]}{kind}", path
 
     # --- inside ------------------------------------------------------------------------------------------------------------------------
 
+    def take(self, fixed: Any, moving: Any, snapshots: list[Snapshot], out: Path, result: dict[str, Any]) -> None:
+        """Keep the transform and draw both pictures, beside the page."""
+        self._say("Drawing")
+        self.logic.later(self._draw(read_transform(out), fixed.GetID(), moving.GetID(), snapshots, result["report"]))
+
+    def _heard(self, fixed: Any, moving: Any, snapshots: list[Snapshot], out: Path, event: worker_client.Event) -> None:
+        super()._heard(fixed, moving, snapshots, out, event)
+        if isinstance(event, worker_client.Failed):
+            self._say("")
+            self.logic.tell(event.sentence, "error")
+
+    async def _draw(self, transform: Transform, fixed: str, moving: str, snapshots: list[Snapshot], report: dict[str, Any]) -> None:
+        """Two pictures on the fixed scan's field of view: the moving scan where it was, and where the transform puts it."""
+        try:
+            maps = {"before": Transform(np.eye(4)), "after": transform}
+            drawn = {name: await asyncio.to_thread(_preview, snapshots, one) for name, one in maps.items()}
+            self._forget()
+            if {fixed, moving} <= self.logic.presenter.volumes.keys():
+                pictures = {name: self._picture(volume, snapshots[0], fixed, moving) for name, volume in drawn.items()}
+                self.result = Result(fixed, moving, transform, report, pictures)
+                self.show("after")
+        finally:
+            self._say("")
+
+    def _picture(self, preview: Volume, snapshot: Snapshot, fixed: str, moving: str) -> Any:
+        node = views.passing_node(self.logic.scene, "vtkMRMLScalarVolumeNode", "Registered")
+        mrml.write_overlay(node, preview.array, preview.grid, self.bench.scans.node(fixed), snapshot.pose)
+        node.CreateDefaultDisplayNodes()
+        window = self.bench.scans.node(moving).GetDisplayNode()
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevel(window.GetWindow(), window.GetLevel())
+        return node
+
     def _settle(self) -> None:
-        """Keep choices and outcome to scans that are open: the template is fixed, the first target moving, until a person chooses."""
+        """Keep choices and result to scans that are open: the template is fixed, the first target moving, until a person chooses."""
         panel = self.logic.presenter
         if self.choice["fixed"] not in panel.volumes:
             self.choice["fixed"] = panel.template or ""
         if self.choice["moving"] not in panel.volumes or self.choice["moving"] == self.choice["fixed"]:
             self.choice["moving"] = next((v for v in panel.volumes if v != self.choice["fixed"]), "")
-        if self.outcome is not None and not {self.outcome.fixed, self.outcome.moving} <= panel.volumes.keys():
+        if self.result is not None and not {self.result.fixed, self.result.moving} <= panel.volumes.keys():
             self._forget()
 
     def _forget(self) -> None:
-        outcome, self.outcome, self._shown = self.outcome, None, "off"
-        if outcome is not None:
-            for node in outcome.pictures.values():
+        result, self.result, self._shown = self.result, None, "off"
+        if result is not None:
+            for node in result.pictures.values():
                 views.hide_overlay(self.logic.scene, node)
                 self.logic.scene.RemoveNode(node)
 
-    def _pairs(self, fixed: str, moving: str, scans: list[Snapshot]) -> list[list[list[float]]]:
-        """Landmarks that a person placed or settled in both scans, LPS mm in the frames of the snapshots."""
-        bench, template = self.logic.bench, self.logic.presenter.template
-        found: list[list[list[float]]] = [[], []]
-        for row in self.logic.presenter.table.landmarks:
-            if not all(v == template or row.cell(v).status in SETTLED for v in (fixed, moving)):
-                continue
-            where = [p for v in (fixed, moving) if (p := bench.world(row.key, None if v == template else v)) is not None]
-            if len(where) == 2:  # not where a person agreed that one of them is absent
-                for side, volume, snapshot in ((0, fixed, scans[0]), (1, moving, scans[1])):
-                    found[side] += mrml.scan_from_world(bench.scans.node(volume), snapshot.pose, [where[side]]).tolist()
-        if len(found[0]) < 3:
-            raise InputError(f"{len(found[0])} landmarks are accepted in both scans; at least 3 are needed. Accept or correct more matches.")
-        return found
 
-    def _heard(self, event: worker_client.Event, scans: list[Snapshot], fixed: str, moving: str) -> None:
-        if isinstance(event, worker_client.Progress):
-            left = "" if event.seconds_left is None else f", {duration(event.seconds_left)} left"
-            self._say(f"{event.text}{left}", event.fraction)
-            return
-        self._job = None
-        self._say("", 0.0)
-        if isinstance(event, worker_client.Failed):
-            self.logic.tell(event.sentence, "error")
-        if isinstance(event, worker_client.Done):
-            self._say("drawing", 1.0)
-            self.logic.later(self._draw(event.result, scans, fixed, moving))
-
-    async def _draw(self, result: dict[str, Any], scans: list[Snapshot], fixed: str, moving: str) -> None:
-        """Make the two pictures: the moving scan where it was, and where the transform puts it, on the fixed scan's field of view."""
-        try:
-            transform = await asyncio.to_thread(read_transform, result["transform"])
-            before, after = await asyncio.gather(
-                asyncio.to_thread(_preview, scans, Transform(np.eye(4))), asyncio.to_thread(_preview, scans, transform)
-            )
-            self._forget()
-            if {fixed, moving} <= self.logic.presenter.volumes.keys():
-                pictures = {"before": self._picture(before, scans, fixed, moving), "after": self._picture(after, scans, fixed, moving)}
-                self.outcome = Outcome(fixed, moving, transform, result["report"], pictures)
-                self.show("after")
-        finally:
-            self._say("", 0.0)
-
-    def _picture(self, preview: Volume, scans: list[Snapshot], fixed: str, moving: str) -> Any:
-        scene, nodes = self.logic.scene, self.logic.bench.scans
-        node = passing_node(scene, "vtkMRMLScalarVolumeNode", "Registered")
-        mrml.write_overlay(node, preview.array, preview.grid, nodes.node(fixed), scans[0].pose)
-        node.CreateDefaultDisplayNodes()
-        window = nodes.node(moving).GetDisplayNode()
-        node.GetDisplayNode().SetAutoWindowLevel(False)
-        node.GetDisplayNode().SetWindowLevel(window.GetWindow(), window.GetLevel())
-        return node
-
-    def _say(self, text: str, fraction: float) -> None:
-        self._working, self._fraction = text, round(fraction, 2)
-        self.logic.refresh()
-
-
-def _preview(scans: list[Snapshot], transform: Transform) -> Volume:
-    return transform.resample(scans[1].volume, scans[0].volume.grid.axis_aligned(PREVIEW_MM))
+def _preview(snapshots: list[Snapshot], transform: Transform) -> Volume:
+    return transform.resample(snapshots[1].volume, snapshots[0].volume.grid.axis_aligned(PREVIEW_MM))
 
 
 def figures(report: dict[str, Any], fixed: str, moving: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import qt
 from slicer.i18n import tr as _
+
 from UniversalAnatomicalEmbeddingLib import diagnostics
 from UniversalAnatomicalEmbeddingLib.worker_client import Done, Failed
 

@@ -7,6 +7,7 @@ from typing import Any
 import qt
 import slicer
 from slicer.i18n import tr as _
+
 from UniversalAnatomicalEmbeddingLib import views
 from UniversalAnatomicalEmbeddingLib.workbench import EXPORTS
 
@@ -152,7 +153,9 @@ class LandmarkSection:
         enable(ui.rejectButton, presenter.can_reject, _("Mark the selected match as wrong (R)"))
         enable(ui.deleteButton, presenter.can_delete, _("Delete the landmark in all volumes (Del)"))
         enable(ui.exportButton, presenter.can_export, _("Write the landmarks of every volume: .mrk.json, .csv or .fcsv."))
-        enable(ui.liveCursorCheckBox, presenter.can_search, _("A cross-hair follows in every target while Shift is held over the template."))
+        enable(
+            ui.liveCursorCheckBox, presenter.can_search, _("A cross-hair follows in every target while Shift is held over the template.")
+        )
         enable(ui.overlayCheckBox, presenter.can_overlay, _("How similar every place of a target is to the selected landmark."))
         ui.undoButton.setEnabled(presenter.history.can_undo)
         ui.redoButton.setEnabled(presenter.history.can_redo)

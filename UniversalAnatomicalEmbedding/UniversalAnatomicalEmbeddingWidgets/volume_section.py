@@ -7,6 +7,7 @@ from typing import Any
 import qt
 import slicer
 from slicer.i18n import tr as _
+
 from UniversalAnatomicalEmbeddingLib import diagnostics, views
 from UniversalAnatomicalEmbeddingLib.choices import ModelChoice, model_choices, read_choice
 
@@ -111,6 +112,7 @@ class VolumeSection:
                 self.logic.preparation.cancel()
             elif action == "prepare":
                 self.logic.prepare(wait=False)
+                self.panel.keepPolling()
 
     def onLayout(self) -> None:
         with self.panel.shown(_("The layout cannot be shown.")):

@@ -63,14 +63,6 @@ class Jobs:
         time.sleep(30)
         return {}
 
-    def pace(self, values: dict[str, Any], progress: Any, cancel: Event) -> dict[str, Any]:
-        """A slow start, then a tenth of the work every 0.2 s."""
-        time.sleep(1.0)
-        for n in range(8):
-            progress(n / 10, f"step {n}")
-            time.sleep(0.2)
-        return {}
-
     def chatter(self, values: dict[str, Any], progress: Any, cancel: Event) -> dict[str, Any]:
         for n in range(20_000):
             progress(n / 20_000, "chatting")

@@ -23,27 +23,27 @@ class Application:
     def __init__(self, settings: Any) -> None:
         self._settings = settings
 
-    def testingEnabled(self) -> bool:  # noqa: N802
+    def testingEnabled(self) -> bool:
         return True
 
-    def userSettings(self) -> Any:  # noqa: N802
+    def userSettings(self) -> Any:
         return self._settings
 
-    def processEvents(self) -> None:  # noqa: N802
+    def processEvents(self) -> None:
         from . import qt
 
         qt.QApplication.processEvents()
 
-    def setOverrideCursor(self, cursor: Any) -> None:  # noqa: N802
+    def setOverrideCursor(self, cursor: Any) -> None:
         pass
 
-    def restoreOverrideCursor(self) -> None:  # noqa: N802
+    def restoreOverrideCursor(self) -> None:
         pass
 
-    def topLevelWidgets(self) -> list[Any]:  # noqa: N802
+    def topLevelWidgets(self) -> list[Any]:
         return []
 
-    def moduleManager(self) -> Application:  # noqa: N802
+    def moduleManager(self) -> Application:
         return self
 
     def translate(self, context: str, text: str) -> str:

@@ -13,31 +13,31 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
     """A titled section that opens and closes."""
 
     connect = qt._connect
-    contentsCollapsed = QtCore.Signal(bool)  # noqa: N815
+    contentsCollapsed = QtCore.Signal(bool)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
         self._text, self._collapsed = "", False
 
-    def setText(self, text: str) -> None:  # noqa: N802
+    def setText(self, text: str) -> None:
         self._text = text
         self.setContentsMargins(0, 26, 0, 6)
         self.update()
 
-    def setCollapsed(self, collapsed: bool) -> None:  # noqa: N802
+    def setCollapsed(self, collapsed: bool) -> None:
         self._collapsed = collapsed
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not collapsed)
         self.contentsCollapsed.emit(collapsed)
 
-    def isCollapsed(self) -> bool:  # noqa: N802
+    def isCollapsed(self) -> bool:
         return self._collapsed
 
     text = QtCore.Property(str, lambda self: self._text, setText)
     collapsed = QtCore.Property(bool, isCollapsed, setCollapsed)
 
-    def paintEvent(self, event: Any) -> None:  # noqa: N802
+    def paintEvent(self, event: Any) -> None:
         painter = QtGui.QPainter(self)
         painter.fillRect(0, 0, self.width(), 24, self.palette().button())
         painter.drawText(8, 17, ("▸ " if self._collapsed else "▾ ") + self._text)
@@ -46,9 +46,9 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 class qMRMLWidget(QtWidgets.QWidget):
     """The root of a module's panel; the connections in its .ui file hand its scene on to its children."""
 
-    mrmlSceneChanged = QtCore.Signal(object)  # noqa: N815
+    mrmlSceneChanged = QtCore.Signal(object)
 
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         self.mrmlSceneChanged.emit(scene)
 
 
@@ -56,7 +56,7 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
     """A chooser of nodes of a scene by class."""
 
     connect = qt._connect
-    currentNodeChanged = QtCore.Signal(object)  # noqa: N815
+    currentNodeChanged = QtCore.Signal(object)
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
@@ -75,24 +75,24 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
     showHidden = QtCore.Property(bool, lambda self: False, lambda self, on: None)
     showChildNodeTypes = QtCore.Property(bool, lambda self: True, lambda self, on: None)
 
-    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+    def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             scene.AddObserver(event, lambda *_: self._refill())
         self._refill()
 
-    def addAttribute(self, node_type: str, name: str, value: str | None = None) -> None:  # noqa: N802
+    def addAttribute(self, node_type: str, name: str, value: str | None = None) -> None:
         """Only nodes that have the attribute are shown."""
         self._hidden.append((node_type, name))
 
-    def setCurrentNode(self, node: Any) -> None:  # noqa: N802
+    def setCurrentNode(self, node: Any) -> None:
         changed = node is not self._current
         self._current = node
         self._refill()
         if changed:
             self.currentNodeChanged.emit(node)
 
-    def currentNode(self) -> Any:  # noqa: N802
+    def currentNode(self) -> Any:
         return self._current
 
     def _nodes(self) -> list[Any]:

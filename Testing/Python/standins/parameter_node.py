@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["parameterNodeWrapper"]
 
 
-def parameterNodeWrapper(cls: type) -> type:  # noqa: N802
+def parameterNodeWrapper(cls: type) -> type:
     """Make the annotated fields of a class properties over the node that its constructor gets."""
     hints = typing.get_type_hints(cls)
     defaults = {name: getattr(cls, name) for name in hints if hasattr(cls, name)}

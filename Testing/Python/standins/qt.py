@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
 class QMenu(QtWidgets.QMenu):
     """Its actions have PythonQt's ``connect``."""
 
-    def addAction(self, text: str) -> Any:  # noqa: N802
+    def addAction(self, text: str) -> Any:
         action = __getattr__("QAction")(text, self)
         super().addAction(action)
         return action
@@ -49,7 +49,7 @@ class QFileDialog(QtWidgets.QFileDialog):
     """The static functions answer a path, as in PythonQt, not a pair."""
 
     @staticmethod
-    def getOpenFileName(*arguments: Any) -> str:  # noqa: N802
+    def getOpenFileName(*arguments: Any) -> str:
         return QtWidgets.QFileDialog.getOpenFileName(*arguments)[0]
 
 
@@ -75,7 +75,7 @@ class QUiLoader(QtUiTools.QUiLoader):
             getattr(root, signal.partition("(")[0]).connect(getattr(target, slot.partition("(")[0]))
         return root
 
-    def createWidget(self, className: str, parent: QtWidgets.QWidget | None = None, name: str = "") -> QtWidgets.QWidget:  # noqa: N802, N803
+    def createWidget(self, className: str, parent: QtWidgets.QWidget | None = None, name: str = "") -> QtWidgets.QWidget:
         if className not in self.known and not hasattr(QtWidgets, className):
             raise RuntimeError(f"The .ui file names the widget class {className}, which nobody knows.")
         widget = (self.known.get(className) or __getattr__(className))(parent)

@@ -18,10 +18,10 @@ class ScriptedLoadableModule:
         parent.title, parent.categories, parent.dependencies, parent.contributors = "", [], [], []
         parent.helpText = parent.acknowledgementText = ""
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         return str(Path(self.parent.path).parent / "Resources" / filename)
 
-    def getDefaultModuleDocumentationLink(self) -> str:  # noqa: N802
+    def getDefaultModuleDocumentationLink(self) -> str:
         return ""
 
 
@@ -37,7 +37,7 @@ class ScriptedLoadableModuleWidget:
             self.parent.setLayout(qt.QVBoxLayout())
         self.layout = self.parent.layout()
 
-    def resourcePath(self, filename: str) -> str:  # noqa: N802
+    def resourcePath(self, filename: str) -> str:
         import slicer
 
         return str(Path(slicer.util.modulePath(self.moduleName)).parent / "Resources" / filename)
@@ -56,7 +56,7 @@ class ScriptedLoadableModuleLogic:
         self.moduleName = self.__class__.__name__.removesuffix("Logic")
         self.isSingletonParameterNode = True
 
-    def getParameterNode(self) -> Any:  # noqa: N802
+    def getParameterNode(self) -> Any:
         import slicer
 
         scene = slicer.mrmlScene
@@ -76,5 +76,5 @@ class ScriptedLoadableModuleLogic:
 class ScriptedLoadableModuleTest(unittest.TestCase):
     """The self test that the application offers."""
 
-    def delayDisplay(self, message: str, *_: Any) -> None:  # noqa: N802
+    def delayDisplay(self, message: str, *_: Any) -> None:
         """In Slicer a pause with a message."""

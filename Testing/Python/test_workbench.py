@@ -1,0 +1,538 @@
+"""Lists, volumes, table and views of a real scene kept in step, with an engine whose answers are known."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requires
+
+requires.needs_mrml()
+
+import slicer  # noqa: E402
+import vtk  # noqa: E402
+from fake_engine import SHIFT, FakeEngine  # noqa: E402
+
+from UniversalAnatomicalEmbeddingLib import mrml, views  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.errors import InputError  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.geometry import Grid  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.points import read_points  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.volume import Volume  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.workbench import Workbench  # noqa: E402
+
+POINT = np.array([20.0, 30.0, 40.0])
+
+
+def add_volume(scene: Any, name: str, spacing: float = 2.0) -> Any:
+    size = round(100 / spacing)
+    affine = np.diag([spacing] * 3 + [1.0])
+    return mrml.volume_to_node(scene, Volume(np.zeros((size, size, size), np.int16), Grid((size, size, size), affine), "ct", name))
+
+
+def add_view(scene: Any, name: str, volume: Any) -> Any:
+    """A slice node and its composite node, as a layout makes them."""
+    view = scene.AddNode(slicer.vtkMRMLSliceNode())
+    view.SetLayoutName(name)
+    composite = scene.AddNode(slicer.vtkMRMLSliceCompositeNode())
+    composite.SetLayoutName(name)
+    composite.SetBackgroundVolumeID(volume.GetID() if volume else None)
+    return view
+
+
+def turn(scene: Any, degrees: float = 40.0) -> Any:
+    made = vtk.vtkTransform()
+    made.Translate(10, 20, 40)
+    made.RotateX(degrees)
+    made.RotateZ(25)
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "turn")
+    node.SetMatrixTransformToParent(made.GetMatrix())
+    return node
+
+
+class Table:
+    """A scene with a template and two targets, and a workbench at it."""
+
+    def __init__(self) -> None:
+        self.scene = slicer.vtkMRMLScene()
+        self.logic = slicer.vtkSlicerMarkupsLogic()  # registers the storage nodes of point lists
+        self.logic.SetMRMLScene(self.scene)
+        self.a, self.b, self.c = (add_volume(self.scene, n) for n in ("A", "B", "C"))
+        self.errors: list[Exception] = []
+        self.bench = Workbench(self.scene, report=self.errors.append)
+        self.presenter, self.engine = self.bench.presenter, FakeEngine()
+        self.bench.use_engine(self.engine, {"Model": "fake", "ModelSha256": "00", "Version": "1"})
+
+    def prepare(self, *nodes: Any) -> None:
+        for node in nodes or (self.a, self.b, self.c):
+            snapshot = self.bench.scans.snapshot(node.GetID())
+            self.bench.ready(node.GetID(), snapshot, snapshot.volume)
+
+    def cell(self, key: int, node: Any) -> Any:
+        return self.presenter.table.row(key).cell(node.GetID())
+
+    def drag(self, node: Any, index: int, ras: tuple[float, float, float]) -> None:
+        """What a hand does: start, many moves, end."""
+        node.InvokeEvent(node.PointStartInteractionEvent)
+        for share in (0.5, 1.0):
+            node.SetNthControlPointPosition(index, *(share * v for v in ras))
+        node.InvokeEvent(node.PointEndInteractionEvent)
+
+
+@pytest.fixture
+def t() -> Iterator[Table]:
+    table = Table()
+    yield table
+    table.bench.close()
+    assert table.errors == [], "errors in callbacks"
+
+
+# --- placing and matching -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_placed_landmark_is_matched_in_all_targets(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    assert t.cell(key, t.b).status == t.cell(key, t.c).status == "found"
+    assert np.allclose(t.bench.world(key, t.b.GetID()), POINT + SHIFT)
+    matches = t.bench.lists.matches[t.b.GetID()]
+    assert np.allclose(matches.GetNthControlPointPosition(0), (POINT + SHIFT) * [-1, -1, 1]), "RAS in the node"
+    assert matches.GetNthControlPointLabel(0) == "carina"
+    assert [mrml.attribute(matches, n) for n in ("Model", "ModelSha256", "Version")] == ["fake", "00", "1"]
+    assert mrml.linked(matches, "TemplateList") is t.bench.lists.template and mrml.linked(matches, "Volume") is t.b
+    assert t.presenter.selected == key
+
+
+def test_a_landmark_placed_before_the_volumes_are_ready_is_matched_when_they_are(t: Table) -> None:
+    key = t.bench.add("carina", POINT)
+    assert t.cell(key, t.b).status == "waiting" and t.engine.calls == []
+    t.prepare(t.b, t.a)
+    assert t.cell(key, t.b).status == "found" and t.cell(key, t.c).status == "waiting"
+    t.prepare(t.c)
+    assert t.cell(key, t.c).status == "found"
+
+
+def test_all_landmarks_of_a_volume_go_in_one_question(t: Table) -> None:
+    for i in range(10):
+        t.bench.add(f"p{i}", POINT + i)
+    t.prepare()
+    assert t.engine.calls == [10, 10]
+
+
+def test_hovering_is_no_landmark_and_asks_nothing(t: Table) -> None:
+    t.prepare()
+    node = t.bench.placing_list()
+    node.AddControlPoint([0.0, 0.0, 0.0], "preview")
+    t.bench.delete(t.presenter.table.keys[0])
+    t.engine.calls.clear()
+    for x in range(5):
+        node.AddControlPoint([0.0, 0.0, 0.0], "preview") if x == 0 else node.SetNthControlPointPosition(0, -20.0 - x, -30.0, 40.0, 1)
+    assert len(t.presenter.table) <= 1
+    count = len(t.engine.calls)
+    for x in range(5):
+        node.SetNthControlPointPosition(0, -21.0 - x, -30.0, 40.0, 1)
+    assert len(t.engine.calls) == count, "moves of the preview point ask nothing"
+
+
+def test_outside_the_template_is_a_failed_match_with_its_reason_and_spoils_no_other(t: Table) -> None:
+    inside, outside = t.bench.add("in", POINT), t.bench.add("out", [-500.0, 0.0, 0.0])
+    t.prepare()
+    assert t.cell(inside, t.b).status == "found"
+    assert t.cell(outside, t.b).status == "failed" and "lies outside the patient" in t.cell(outside, t.b).note
+
+
+def test_absent_and_uncertain(t: Table) -> None:
+    t.engine.absent = lambda p: p[0] > 50
+    t.engine.unsure = lambda p: p[0] > 30
+    t.prepare()
+    there, unsure, gone = (t.bench.add(str(x), [x, 30.0, 40.0]) for x in (20.0, 40.0, 60.0))
+    assert [t.cell(k, t.b).status for k in (there, unsure, gone)] == ["found", "uncertain", "absent"]
+    assert t.cell(there, t.b).confidence is None and t.cell(unsure, t.b).confidence == 0.3
+    node = t.bench.lists.matches[t.b.GetID()]
+    assert node.GetNthControlPointPositionStatus(2) == node.PositionMissing
+    assert not node.GetNthControlPointSelected(1) and node.GetNthControlPointSelected(0)
+
+
+# --- dragging, deciding, undoing ------------------------------------------------------------------------------------------------------
+
+
+def test_dragging_the_template_matches_again_once_at_the_end(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    t.engine.calls.clear()
+    t.drag(t.bench.lists.template, 0, (-44.0, -46.0, 48.0))
+    assert t.engine.calls == [1, 1], "one question per target, not one per mouse move"
+    assert np.allclose(t.bench.world(key, t.c.GetID()), [44 + SHIFT[0], 46 + SHIFT[1], 48 + SHIFT[2]])
+
+
+def test_dragging_a_match_is_a_correction_that_nothing_overwrites(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    t.drag(t.bench.lists.matches[t.b.GetID()], 0, (-1.0, -2.0, 3.0))
+    assert t.cell(key, t.b).status == "corrected" and t.bench.world(key, t.b.GetID()) == (1.0, 2.0, 3.0)
+    assert t.cell(key, t.c).status == "found"
+    t.bench.match(again=True)
+    t.drag(t.bench.lists.template, 0, (-44.0, -46.0, 48.0))
+    assert t.bench.world(key, t.b.GetID()) == (1.0, 2.0, 3.0)
+    node = t.bench.lists.matches[t.b.GetID()]
+    assert np.allclose(node.GetNthControlPointPosition(0), (-1, -2, 3)) and node.GetNthControlPointDescription(0) == "corrected"
+
+
+def test_undo_and_redo_take_the_nodes_with_them(t: Table) -> None:
+    t.prepare()
+    first, second = t.bench.add("one", POINT), t.bench.add("two", POINT + 5)
+    template, matches = t.bench.lists.template, t.bench.lists.matches[t.b.GetID()]
+    t.drag(matches, 1, (-1.0, -2.0, 3.0))
+    t.bench.undo()
+    assert t.cell(second, t.b).status == "found" and np.allclose(matches.GetNthControlPointPosition(1), (POINT + 5 + SHIFT) * [-1, -1, 1])
+    t.bench.undo()
+    assert template.GetNumberOfControlPoints() == matches.GetNumberOfControlPoints() == 1
+    t.bench.redo()
+    t.bench.redo()
+    assert [template.GetNthControlPointLabel(i) for i in range(2)] == ["one", "two"]
+    assert t.cell(second, t.b).status == "corrected" and np.allclose(matches.GetNthControlPointPosition(1), (-1, -2, 3))
+    t.drag(template, 1, (-44.0, -46.0, 48.0))
+    assert t.presenter.table.row(second).position_lps == (44.0, 46.0, 48.0), "the control point that came back is still known"
+    t.bench.delete(first)
+    assert matches.GetNumberOfControlPoints() == 1 and matches.GetNthControlPointLabel(0) == "two"
+    t.bench.undo()
+    assert t.presenter.table.keys == (first, second)
+
+
+def test_deciding(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    t.bench.accept(key, t.b.GetID())
+    t.bench.reject(key, t.c.GetID())
+    node = t.bench.lists.matches[t.c.GetID()]
+    assert not node.GetNthControlPointVisibility(0) and t.cell(key, t.b).status == "accepted"
+    t.bench.retry(key, t.c.GetID())
+    assert node.GetNthControlPointVisibility(0) and t.cell(key, t.c).status == "found"
+    t.bench.correct(key, t.c.GetID(), [9.0, 8.0, 7.0])
+    assert np.allclose(node.GetNthControlPointPosition(0), (-9, -8, 7))
+    t.bench.rename(key, "bifurcation")
+    assert {n.GetNthControlPointLabel(0) for n in (node, t.bench.lists.template, t.bench.lists.matches[t.b.GetID()])} == {"bifurcation"}
+    t.bench.move(key, POINT + 3)
+    assert np.allclose(t.bench.world(key), POINT + 3) and t.cell(key, t.b).status == "found" and t.cell(key, t.c).status == "corrected"
+
+
+def test_what_is_done_in_the_markups_module_is_taken_over(t: Table) -> None:
+    t.prepare()
+    for name in ("one", "two", "three"):
+        t.bench.add(name, POINT)
+    template, matches = t.bench.lists.template, t.bench.lists.matches[t.b.GetID()]
+    template.SetNthControlPointLabel(1, "renamed")
+    assert matches.GetNthControlPointLabel(1) == "renamed"
+    template.RemoveNthControlPoint(0)
+    assert [r.label for r in t.presenter.table.landmarks] == ["renamed", "three"]
+    matches.RemoveNthControlPoint(0)
+    assert [matches.GetNthControlPointLabel(i) for i in range(2)] == ["renamed", "three"], "the rows of all lists stay the same"
+    template.RemoveAllControlPoints()
+    assert len(t.presenter.table) == 0 and matches.GetNumberOfControlPoints() == 0
+    t.bench.undo()
+    assert template.GetNumberOfControlPoints() == 2
+
+
+# --- transforms -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_volumes_under_rotating_transforms(t: Table) -> None:
+    """The engine shifts in the frame of the scan as it lay when it was embedded; positions in the world must agree with the scene's own."""
+    t.a.SetAndObserveTransformNodeID(turn(t.scene).GetID())
+    t.b.SetAndObserveTransformNodeID(turn(t.scene, -70).GetID())
+    t.prepare()
+    world = mrml.to_world(t.a, [[50.0, 50.0, 50.0]])[0]
+    key = t.bench.add("middle", world)
+    assert np.allclose(t.bench.world(key, t.b.GetID()), world + SHIFT, atol=1e-6)
+    node, ras = t.bench.lists.matches[t.b.GetID()], [0.0] * 3
+    node.GetNthControlPointPositionWorld(0, ras)
+    assert np.allclose(ras, (world + SHIFT) * [-1, -1, 1], atol=1e-6)
+    assert node.GetTransformNodeID() == t.b.GetTransformNodeID() and node.GetTransformNodeID()
+    assert np.allclose(t.bench.world(key, t.c.GetID()), world + SHIFT, atol=1e-6)
+
+
+def test_moving_a_volume_takes_its_points_along_and_makes_it_stale_but_usable(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    transform = turn(t.scene)
+    t.b.SetAndObserveTransformNodeID(transform.GetID())
+    status = t.presenter.readiness.status(t.b.GetID())
+    assert status.state == "stale" and status.usable and "moved" in status.reason
+    assert np.allclose(t.bench.world(key, t.b.GetID()), mrml.to_world(t.b, [POINT + SHIFT])[0])
+    other = t.bench.add("hilum", POINT + 10)
+    assert np.allclose(t.bench.world(other, t.b.GetID()), mrml.to_world(t.b, [POINT + 10 + SHIFT])[0], atol=1e-6), "still exact"
+    t.b.SetAndObserveTransformNodeID(None)
+    assert t.presenter.readiness.status(t.b.GetID()).state == "ready"
+    transform.SetMatrixTransformToParent(vtk.vtkMatrix4x4())
+    assert t.presenter.readiness.status(t.b.GetID()).state == "ready"
+
+
+def test_moving_the_template_moves_its_own_list_but_not_one_of_the_user(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    own = t.bench.lists.template
+    t.a.SetAndObserveTransformNodeID(turn(t.scene).GetID())
+    assert own.GetTransformNodeID() == t.a.GetTransformNodeID()
+    assert np.allclose(t.bench.world(key), mrml.to_world(t.a, [POINT])[0])
+    users = t.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "mine")
+    users.AddControlPoint([-1.0, -2.0, 3.0], "mine")
+    t.bench.lists.use(users)
+    assert users.GetTransformNodeID() is None and t.bench.world(t.presenter.table.keys[0]) == (1.0, 2.0, 3.0)
+
+
+def test_changed_voxels_make_a_volume_unusable_until_it_is_prepared_again(t: Table) -> None:
+    t.prepare()
+    slicer.util.arrayFromVolume(t.b)[:] = 7
+    slicer.util.arrayFromVolumeModified(t.b)
+    status = t.presenter.readiness.status(t.b.GetID())
+    assert status.state == "stale" and not status.usable
+    key = t.bench.add("carina", POINT)
+    assert t.cell(key, t.b).status == "waiting" and t.cell(key, t.c).status == "found"
+    with pytest.raises(InputError, match="B is not prepared"):
+        t.bench.scans.find([POINT], t.b.GetID())
+    t.prepare(t.b)
+    assert t.cell(key, t.b).status == "found"
+
+
+def test_a_volume_that_changes_while_it_is_embedded_is_stale_at_once(t: Table) -> None:
+    snapshot = t.bench.scans.snapshot(t.b.GetID())
+    slicer.util.arrayFromVolume(t.b)[:] = 7
+    slicer.util.arrayFromVolumeModified(t.b)
+    t.bench.ready(t.b.GetID(), snapshot, snapshot.volume)
+    assert t.presenter.readiness.status(t.b.GetID()).state == "stale"
+
+
+# --- scenes ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_deleting_volumes_and_lists_mid_work_is_harmless(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    t.bench.correct(key, t.b.GetID(), [1.0, 2.0, 3.0])
+    orphan = t.bench.lists.matches[t.b.GetID()]
+    t.scene.RemoveNode(t.b)
+    assert t.presenter.targets == (t.c.GetID(),) and t.scene.IsNodePresent(orphan) and not orphan.GetDisplayNode().GetVisibility()
+    t.scene.RemoveNode(t.bench.lists.matches[t.c.GetID()])
+    assert t.cell(key, t.c).status == "waiting"
+    t.bench.match()
+    assert t.cell(key, t.c).status == "found"
+    t.scene.RemoveNode(t.bench.lists.template)
+    assert len(t.presenter.table) == 0 and t.bench.lists.template is None
+    t.bench.undo()
+    t.scene.RemoveNode(t.a)
+    assert t.presenter.template == t.c.GetID() and t.presenter.prepare_button.text == "Load another volume as the target"
+    t.scene.RemoveNode(t.c)
+    t.bench.add.__self__.refresh()
+    assert t.presenter.volumes == {}
+
+
+def save(scene: Any, folder: Path) -> None:
+    """A .mrml scene file and its data files, as Slicer's save dialog writes them."""
+    scene.SetRootDirectory(str(folder))
+    scene.SetURL(str(folder / "scene.mrml"))
+    for node in [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]:
+        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.AddDefaultStorageNode():
+            storage = node.GetStorageNode()
+            storage.SetFileName(str(folder / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension() or 'nrrd'}"))
+            assert storage.WriteData(node)
+    assert scene.Commit()
+
+
+@pytest.mark.parametrize("bundle", [False, True], ids=["mrml", "mrb"])
+def test_a_scene_is_saved_cleared_and_loaded(t: Table, tmp_path: Path, bundle: bool) -> None:
+    t.engine.absent = lambda p: p[0] > 50
+    t.prepare()
+    labels = ["one", "two", "gone"]
+    keys = [t.bench.add(name, point) for name, point in zip(labels, (POINT, POINT + 5, [60.0, 30.0, 40.0]), strict=True)]
+    t.bench.accept(keys[0], t.b.GetID())
+    t.bench.correct(keys[1], t.c.GetID(), [9.0, 8.0, 7.0])
+    before = [{t.presenter.volumes[v]: c for v, c in r.cells.items()} for r in t.presenter.table.landmarks]
+    if bundle:
+        assert t.scene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    else:
+        save(t.scene, tmp_path)
+    t.scene.Clear(False)
+    assert t.presenter.volumes == {} and len(t.presenter.table) == 0 and t.bench.lists.template is None
+    if bundle:
+        cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+        cache.SetRemoteCacheDirectory(str(tmp_path))
+        manager.SetCacheManager(cache)
+        t.scene.SetCacheManager(cache)
+        t.scene.SetDataIOManager(manager)
+        assert t.scene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    else:
+        t.scene.SetURL(str(tmp_path / "scene.mrml"))
+        t.scene.Connect()
+    assert list(t.presenter.volumes.values()) == ["A", "B", "C"]
+    assert [r.label for r in t.presenter.table.landmarks] == labels
+    after = [{t.presenter.volumes[v]: c for v, c in r.cells.items()} for r in t.presenter.table.landmarks]
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        for name, cell in old.items():
+            assert (new[name].status, new[name].confidence) == (cell.status, cell.confidence)
+            assert cell.position_lps is None or np.allclose(new[name].position_lps, cell.position_lps, atol=1e-4)
+    assert t.presenter.volumes[t.presenter.template] == "A"
+    again = {n: t.scene.GetFirstNodeByName(n) for n in "ABC"}
+    t.prepare(*again.values())
+    key = t.bench.add("new", POINT)
+    assert t.cell(key, again["B"]).status == "found" and t.cell(t.presenter.table.keys[1], again["C"]).status == "corrected"
+
+
+def test_lists_of_the_scene_and_templates_that_change(t: Table) -> None:
+    t.prepare()
+    first = t.bench.add("in A", POINT)
+    list_a = t.bench.lists.template
+    t.bench.set_template(t.b.GetID())
+    assert t.bench.lists.template is None and len(t.presenter.table) == 0
+    t.bench.add("in B", POINT)
+    assert t.cell(t.presenter.table.keys[0], t.a).status == "found"
+    t.bench.set_template(t.a.GetID())
+    assert t.bench.lists.template is list_a and t.presenter.table.landmarks[0].label == "in A"
+    assert t.presenter.table.landmarks[0].cell(t.b.GetID()).status == "found" and first
+    users = t.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "mine")
+    users.AddControlPoint([-20.0, -30.0, 40.0], "mine")
+    assert users in t.bench.lists.candidates() and t.bench.lists.matches[t.b.GetID()] not in t.bench.lists.candidates()
+    t.bench.lists.use(users)
+    t.bench.match()
+    assert t.cell(t.presenter.table.keys[0], t.b).status == "found"
+
+
+def test_export_and_import_in_the_frame_of_the_files(t: Table, tmp_path: Path) -> None:
+    t.a.SetAndObserveTransformNodeID(turn(t.scene).GetID())
+    t.prepare()
+    users = t.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "my points")
+    t.bench.lists.use(users)
+    t.bench.add("middle", mrml.to_world(t.a, [[50.0, 51.0, 52.0]])[0])
+    for extension in (".mrk.json", ".csv", ".fcsv"):
+        paths = t.bench.export(tmp_path, extension)
+        assert [p.name for p in paths] == [f"my_points{extension}", f"my_points_in_B{extension}", f"my_points_in_C{extension}"]
+        assert np.allclose(read_points(paths[0]).positions(), [[50, 51, 52]], atol=1e-5), "as the template's own file has it"
+        assert np.allclose(read_points(paths[1]).positions(), [np.array(t.bench.world(t.presenter.table.keys[0], t.b.GetID()))], atol=1e-5)
+    node = t.bench.import_points(tmp_path / "my_points.csv")
+    assert node is t.bench.lists.template and node is not users
+    assert np.allclose(mrml.from_world(t.a, t.bench.world(t.presenter.table.keys[0]))[0], [50, 51, 52], atol=1e-5)
+    assert t.cell(t.presenter.table.keys[0], t.b).status == "found"
+    with pytest.raises(InputError, match=r"cannot be written as '\.xyz'"):
+        t.bench.export(tmp_path, ".xyz")
+
+
+# --- views ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_list_is_seen_in_the_views_of_its_volume_only(t: Table) -> None:
+    seen = {name: add_view(t.scene, name, node) for name, node in (("V1", t.a), ("V2", t.b), ("V3", t.b), ("V4", None))}
+    t.prepare()
+    t.bench.add("carina", POINT)
+    ids = {name: view.GetID() for name, view in seen.items()}
+    displayed = {n.GetName(): set(n.GetDisplayNode().GetViewNodeIDs()) for n in t.bench.lists.matches.values()}
+    assert displayed["Landmarks in B"] == {ids["V2"], ids["V3"]}
+    assert set(t.bench.lists.template.GetDisplayNode().GetViewNodeIDs()) == {ids["V1"]}
+    assert not t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility(), (
+        "C is in no view; no list of views would mean everywhere"
+    )
+    composite = next(c for _, c in views.slice_views(t.scene) if c.GetLayoutName() == "V3")
+    composite.SetBackgroundVolumeID(t.c.GetID())
+    assert t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetVisibility()
+    assert set(t.bench.lists.matches[t.c.GetID()].GetDisplayNode().GetViewNodeIDs()) == {ids["V3"]}
+
+
+def test_views_of_the_targets_jump_and_those_of_the_template_stay(t: Table) -> None:
+    a, b = add_view(t.scene, "V1", t.a), add_view(t.scene, "V2", t.b)
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    middle = [b.GetSliceToRAS().GetElement(i, 3) for i in range(3)]
+    assert np.allclose(middle, (POINT + SHIFT) * [-1, -1, 1])
+    assert [a.GetSliceToRAS().GetElement(i, 3) for i in range(3)] == [0, 0, 0]
+    t.bench.jump_to(key)
+    assert np.allclose([a.GetSliceToRAS().GetElement(i, 3) for i in range(3)], POINT * [-1, -1, 1])
+
+
+def test_layout_has_a_row_of_three_views_per_volume_in_its_own_group(t: Table) -> None:
+    from xml.etree import ElementTree
+
+    tree = ElementTree.fromstring(views.layout_xml(["A", "B & <C>"]))
+    found = [(v.get("singletontag"), {p.get("name"): p.text for p in v}) for v in tree.iter("view")]
+    assert [p["orientation"] for _, p in found] == ["Axial", "Sagittal", "Coronal"] * 2
+    assert [p["viewgroup"] for _, p in found] == ["100"] * 3 + ["101"] * 3
+    assert all(tag.isalnum() for tag, _ in found) and len({tag for tag, _ in found}) == 6
+    layout = t.scene.AddNewNodeByClass("vtkMRMLLayoutNode", "layout")
+    for row in (0, 1):
+        for orientation in views.ORIENTATIONS:
+            add_view(t.scene, views.view_tag(row, orientation), None)
+    views.use_layout(t.scene, [t.a, t.b])
+    assert layout.GetViewArrangement() == views.LAYOUT_ID and "B" in layout.GetLayoutDescription(views.LAYOUT_ID)
+    assert len(views.views_of(t.scene, t.a)) == len(views.views_of(t.scene, t.b)) == 3
+    assert {v.GetViewGroup() for v in views.views_of(t.scene, t.b)} == {101}
+
+
+def test_live_cursor_follows_the_last_position_only(t: Table) -> None:
+    view = add_view(t.scene, "V2", t.b)
+    t.prepare()
+    cursor = LiveCursor(t.bench)
+    assert cursor.offer([1.0, 2.0, 3.0]) and not cursor.offer(POINT)
+    t.engine.calls.clear()
+    cursor.follow()
+    assert t.engine.calls == [1, 1]
+    assert np.allclose([view.GetSliceToRAS().GetElement(i, 3) for i in range(3)], (POINT + SHIFT) * [-1, -1, 1])
+    crosses = [n for n in (t.scene.GetNthNode(i) for i in range(t.scene.GetNumberOfNodes())) if n.GetName() == "Live cursor"]
+    assert len(crosses) == 2 and not any(n.GetSaveWithScene() for n in crosses) and all(n.GetHideFromEditors() for n in crosses)
+    assert len(t.presenter.table) == 0
+    cursor.follow()
+    assert t.engine.calls == [1, 1], "nothing new was offered"
+    cursor.hide()
+    assert not any(t.scene.IsNodePresent(n) for n in crosses)
+
+
+def test_overlay_is_shown_over_its_target_and_taken_away(t: Table) -> None:
+    add_view(t.scene, "V2", t.b)
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    overlay = Overlay(t.bench)
+    node = overlay.show(key, t.b.GetID())
+    composite = next(c for _, c in views.slice_views(t.scene) if c.GetLayoutName() == "V2")
+    assert composite.GetForegroundVolumeID() == node.GetID() and 0.2 < composite.GetForegroundOpacity() < 0.8
+    values = slicer.util.arrayFromVolume(node)
+    best = np.argwhere(values == values.max())[0][::-1]
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    assert np.linalg.norm(np.array(matrix.MultiplyPoint([*best, 1])[:3]) - (POINT + SHIFT) * [-1, -1, 1]) < 4
+    assert t.presenter.volumes.keys() == {v.GetID() for v in (t.a, t.b, t.c)}, "it is no scan"
+    overlay.hide()
+    assert composite.GetForegroundVolumeID() is None and not t.scene.IsNodePresent(node)
+
+
+def test_nothing_is_observed_after_closing(t: Table) -> None:
+    t.prepare()
+    key = t.bench.add("carina", POINT)
+    t.bench.close()
+    t.engine.calls.clear()
+    t.drag(t.bench.lists.template, 0, (-44.0, -46.0, 48.0))
+    t.scene.RemoveNode(t.b)
+    assert t.engine.calls == [] and np.allclose(t.presenter.table.row(key).position_lps, POINT)
+
+
+def test_an_error_in_a_callback_is_reported(t: Table) -> None:
+    t.prepare()
+    t.engine.match = lambda *_: 1 / 0  # type: ignore[method-assign,assignment]
+    node = t.bench.placing_list()
+    node.AddControlPoint([0.0, 0.0, 0.0], "p")
+    assert [type(e) for e in t.errors] == [ZeroDivisionError]
+    t.errors.clear()
+
+
+def test_fifty_landmarks_in_three_volumes_cost_little_beside_the_matching(t: Table, tmp_path: Path) -> None:
+    """What lists, table and nodes add: the engine here answers at once."""
+    t.prepare()
+    rows = "".join(f"p{i},{20 + i / 10},30,40\n" for i in range(50))
+    (tmp_path / "fifty.csv").write_text("label,x,y,z\n" + rows)
+    start = time.perf_counter()
+    t.bench.import_points(tmp_path / "fifty.csv")
+    assert len(t.presenter.table) == 50 and all(len(r.cells) == 2 for r in t.presenter.table.landmarks)
+    assert time.perf_counter() - start < 0.5
+    start = time.perf_counter()
+    t.bench.add("one more", POINT)
+    assert time.perf_counter() - start < 0.25, "a click"
