@@ -46,6 +46,8 @@ def test_a_row_knows_its_role_its_progress_and_what_is_absent(panel: Presenter) 
     first, second, third = state.rows(panel, VIEWS)
     assert (first["letter"], first["role"], first["absent"]) == ("A", "template", [])
     assert (second["role"], second["state"], second["views"]) == ("target", "ready", ["yaxial"])
+    assert second["match"] == {"label": "carina", "status": "found", "text": "88 %", "title": "0.88 found; near"}
+    assert first["match"] is None and third["match"] is None
     assert (third["fraction"], third["text"], third["absent"]) == (0.25, "preparing 25%, 9 s left", ["carina"])
     panel.check_target("y", False)
     assert state.rows(panel, VIEWS)[1]["role"] == "off"

@@ -41,12 +41,12 @@ class Logic:
         self.rows = Rows(server, slicer_app)
         self.bench = Workbench(self.scene, report=self.report)
         self.presenter = self.bench.presenter
-        self.loading = Loading(self, root, uploads)
-        self.tools = Tools(self, slicer_app)
-        self.registering = Registering(self, uploads.folder)
         folder = {} if options.cache is None else {"UAE_CACHE": str(options.cache)}
         self.worker = WorkerClient(env={**os.environ, **folder})
         self.desk = Desk(self.worker)
+        self.loading = Loading(self, root, uploads)
+        self.tools = Tools(self, slicer_app)
+        self.registering = Registering(self, uploads.folder)
         self._loader = Loader()
         self._engine: Engine | None = None
         self._preparation = Preparation(self.bench, self.desk, self._load, self.tell)

@@ -91,6 +91,7 @@ def rows(presenter: Presenter, views: Mapping[str, Mapping[str, Any]]) -> list[d
                 "reason": status.reason or status.step,
                 "fraction": round(status.fraction, 2),
                 "absent": absent,
+                "match": _selected(presenter, volume),
                 **views[volume],
             }
         )
@@ -125,6 +126,14 @@ def steps(path: str) -> list[dict[str, str]]:
     """The folders on the way to a path below the root, for the line above the listing."""
     parts = [part for part in path.split("/") if part]
     return [{"name": part, "path": "/".join(parts[: n + 1])} for n, part in enumerate(parts)]
+
+
+def _selected(presenter: Presenter, volume: str) -> dict[str, str] | None:
+    """The selected landmark's match in a target, for the line above its views; the absent have a chip of their own."""
+    if presenter.selected is None or volume not in presenter.targets:
+        return None
+    row = presenter.table.row(presenter.selected)
+    return None if row.cell(volume).status == "absent" else {"label": row.label, **_cell(row.cell(volume))}
 
 
 def _cell(cell: Cell) -> dict[str, str]:
