@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 from tqdm import tqdm
 
-from . import cli_models, cli_register
+from . import cli_models, cli_register, cli_serve
 from .errors import InputError
 from .options import MatchOptions, Method
 from .points import Point, PointList, read_points, write_points
@@ -73,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", _demo, "two made-up torsos, the whole path, true errors; needs no data", job=True)
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (default: demo)")
+
+    serve = _command(commands, "serve", cli_serve.run, "the same tool in a browser", job=True)
+    cli_serve.add_options(serve)
+    _add_cache(serve)
 
     info = _command(commands, "info", _info, "what a scan file holds")
     info.add_argument("image")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -124,13 +124,15 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
         count = image.GetNumberOfScalarComponents()
         raise InputError(f"{node.GetName()} has {count} values per voxel; a scalar scan is needed. Extract one component or time point.")
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-    return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _dicom_modality(node), node.GetName())
+    return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _modality(node), node.GetName())
 
 
 def volume_to_node(scene: Any, volume: Volume) -> Node:
-    """A new volume node, with display, that shows a core volume."""
+    """A new volume node, with display, that shows a core volume and remembers its modality; the voxels are copied."""
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", volume.name)
     fill_volume(node, volume.array, volume.grid.affine)
+    if volume.modality is not None:
+        set_attributes(node, {"Modality": volume.modality})
     node.CreateDefaultDisplayNodes()
     return node
 
@@ -176,7 +178,11 @@ def _ijk_to_ras(node: Node) -> FloatArray:
     return _numpy(matrix)
 
 
-def _dicom_modality(node: Node) -> Modality | None:
+def _modality(node: Node) -> Modality | None:
+    """What :func:`volume_to_node` kept, or the DICOM header said."""
+    kept = attribute(node, "Modality")
+    if kept in get_args(Modality):
+        return cast(Modality, kept)
     hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if node.GetScene() else None
     if hierarchy is None or not (item := hierarchy.GetItemByDataNode(node)):
         return None

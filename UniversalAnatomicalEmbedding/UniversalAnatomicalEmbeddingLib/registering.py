@@ -183,7 +183,7 @@ class Registering:
             return
         self._job = None
         if isinstance(event, Done):
-            self._take(fixed, moving, snapshots, out, event.result)
+            self.take(fixed, moving, snapshots, out, event.result)
         elif isinstance(event, Failed):
             self._say(event.sentence)
         elif isinstance(event, Cancelled):
@@ -191,7 +191,8 @@ class Registering:
         out.unlink(missing_ok=True)
         out.parent.rmdir()
 
-    def _take(self, fixed: Node, moving: Node, snapshots: list[Snapshot], out: Path, result: dict[str, Any]) -> None:
+    def take(self, fixed: Node, moving: Node, snapshots: list[Snapshot], out: Path, result: dict[str, Any]) -> None:
+        """Make a transform node of the worker's answer and put the moving volume under it; a face may do something else with it."""
         from .registration.transform import read_transform
 
         scene = self.bench.scene

@@ -17,7 +17,7 @@ Node = Any
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 COLOURS = {"Axial": "#F34A33", "Sagittal": "#EDD54C", "Coronal": "#6EB04B"}
 LAYOUT_ID = 7311
-GREEN, AMBER = (0.35, 0.85, 0.4), (1.0, 0.7, 0.0)
+GREEN, AMBER, BLUE = (0.35, 0.85, 0.4), (1.0, 0.7, 0.0), (0.44, 0.75, 0.85)
 
 
 def slice_views(scene: Any) -> list[tuple[Node, Node]]:
@@ -89,12 +89,21 @@ def show_only_in(markups: Node, views: Sequence[Node]) -> None:
     display.SetVisibility(bool(wanted))
 
 
+def style_template(markups: Node) -> None:
+    """Landmarks of the template are blue; small glyphs, so that the anatomy under them stays visible."""
+    _style_points(markups, BLUE, BLUE)
+
+
 def style_matches(markups: Node) -> None:
-    """Matches are green, uncertain (not selected) ones amber; small glyphs, so that the anatomy under them stays visible."""
+    """Matches are green, uncertain (not selected) ones amber."""
+    _style_points(markups, GREEN, AMBER)
+
+
+def _style_points(markups: Node, selected: tuple[float, float, float], others: tuple[float, float, float]) -> None:
     markups.CreateDefaultDisplayNodes()
     display = markups.GetDisplayNode()
-    display.SetSelectedColor(*GREEN)
-    display.SetColor(*AMBER)
+    display.SetSelectedColor(*selected)
+    display.SetColor(*others)
     display.SetGlyphScale(2.0)
     display.SetTextScale(2.5)
     display.SetPropertiesLabelVisibility(False)
@@ -146,7 +155,7 @@ def style_overlay(overlay: Node) -> None:
     overlay.CreateDefaultDisplayNodes()
     display = overlay.GetDisplayNode()
     display.SetSaveWithScene(False)
-    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileColdToHotRainbow.txt")
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeIron")
     low, high = overlay.GetImageData().GetScalarRange()
     middle = (low + high) / 2
     display.AutoWindowLevelOff()
