@@ -60,7 +60,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[di
     write(folder / "a.nii.gz", body())
     write(folder / "deep" / "b.nrrd", body(seed=2))
     write(folder / "c.mha", (body(seed=4, air=0) * 0.001 + 0.01).clip(0).astype(np.float32))
-    ct = body((20, 50, 60), seed=6)
+    ct = body((20, 60, 70), seed=6)
     write_series(folder / "dicom" / "one", ct, [(0.0, 0.0, 6.0 * k) for k in range(20)])
     write_series(folder / "pet", ct, [(0.0, 0.0, 6.0 * k) for k in range(20)], uid="1.2.9", t0008_0060="PT")
     write(folder / "copy_of_a.nii.gz", body())
