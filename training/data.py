@@ -1,11 +1,10 @@
-"""Scans in memory and the endless stream of view pairs drawn from them."""
+"""The endless stream of view pairs drawn from the scans."""
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -14,35 +13,12 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, scale_intensity
-from UniversalAnatomicalEmbeddingLib.volume import read_volume
+from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
 
-from .augment import Augmentation, ViewParameters, draw_view
+from .augment import Augmentation, ViewParameters, draw_mirror, draw_view
+from .scan import Scan, load_scans, read_index
 
 LEAST_COMMON = 500
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One canonical scan: ``image`` and ``body`` ``(Z, Y, X)``, ``seeds`` (n, 3) some body voxels (z, y, x), ``mm_to_index`` (3, 4).
-
-    ``anchors`` (K, 3) are the places (x, y, z mm; NaN: not shown) of K anatomical points common to all scans that have anchors, and ``tissue`` (K,)
-    what lies there (0: unknown); both empty for a scan that has none.
-    """
-
-    name: str
-    modality: str
-    frame: str
-    image: Tensor
-    body: Tensor
-    seeds: Tensor
-    mm_to_index: Tensor
-    anchors: Tensor = field(default_factory=lambda: torch.empty(0, 3))
-    tissue: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
-
-    def to(self, device: torch.device) -> Scan:
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Scan(**{**vars(self), **moved})
 
 
 @dataclass(frozen=True)
@@ -54,33 +30,6 @@ class PairParameters:
     fixed: ViewParameters
     moving: ViewParameters
     seed: int
-
-
-def read_index(path: Path) -> list[dict[str, str]]:
-    """Rows of an index file (columns ``path``, relative to the file, ``modality`` ct or mr, ``frame``) as :mod:`training.prepare` writes it."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    missing = {"path", "modality", "frame"} - set(rows[0] if rows else {})
-    if missing:
-        raise ValueError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; make it with 'python -m training.prepare'.")
-    return [{**row, "path": str((path.parent / row["path"]).resolve())} for row in rows]
-
-
-def load_scan(path: str, modality: str, frame: str, intensity: Intensity) -> Scan:
-    """Read one canonical 2 mm scan."""
-    volume = read_volume(path)
-    inverse = np.linalg.inv(volume.grid.affine)[:3]
-    body = body_mask(volume.array, modality)
-    voxels = np.argwhere(body)
-    return Scan(
-        name=Path(path).name.split(".")[0],
-        modality=modality,
-        frame=frame,
-        image=torch.from_numpy(scale_intensity(volume.array.astype(np.float32), modality, intensity)),
-        body=torch.from_numpy(body),
-        seeds=torch.from_numpy(voxels[:: max(1, len(voxels) // 20_000)]),
-        mm_to_index=torch.from_numpy(inverse).float(),
-    )
 
 
 def with_anchors(scans: list[Scan], path: Path) -> list[Scan]:
@@ -141,8 +90,12 @@ class PairStream(IterableDataset):
         seeds = self.scans[moving].seeds
         point = seeds[int(torch.randint(0, len(seeds), (1,), generator=g))].float()
         shape = self._shape(fixed, g)
+        mirror = draw_mirror(self.augmentation, g)
         views = [
-            draw_view(_view_centre(self.scans[moving], point, shape), shape, elastic, self.augmentation, g) for elastic in (False, True)
+            draw_view(
+                _view_centre(self.scans[moving], point, shape), shape, i == 1, self.augmentation, g, self.scans[scan].modality, mirror
+            )
+            for i, scan in enumerate((fixed, moving))
         ]
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
@@ -155,10 +108,11 @@ class PairStream(IterableDataset):
             return None
         anchor = common[int(torch.randint(0, len(common), (1,), generator=g))]
         shape = self._shape(fixed, g)
+        mirror = draw_mirror(self.augmentation, g)
         views = []
         for scan in (self.scans[fixed], self.scans[moving]):
             index = scan.mm_to_index[:, :3] @ scan.anchors[anchor] + scan.mm_to_index[:, 3]
-            views.append(draw_view(_view_centre(scan, index.flip(0), shape), shape, False, self.augmentation, g))
+            views.append(draw_view(_view_centre(scan, index.flip(0), shape), shape, False, self.augmentation, g, scan.modality, mirror))
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
     def _shape(self, scan: int, g: Generator) -> tuple[int, int, int]:
@@ -207,7 +161,7 @@ class PairDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         if not self.scans:
             rows = read_index(Path(self.hparams.index))
-            self.scans = [load_scan(r["path"], r["modality"], r["frame"], Intensity()) for r in rows]
+            self.scans = load_scans(rows, Intensity())
             if self.hparams.anchors:
                 self.scans = with_anchors(self.scans, Path(self.hparams.anchors))
 

@@ -84,8 +84,8 @@ def sample_descriptors(features: Tensor, stride: tuple[int, int, int], index_zyx
 
 def in_body(scan: Scan, points_mm: Tensor) -> Tensor:
     """Whether the voxel nearest to each point (N, 3) belongs to the scan's body mask; False outside the scan."""
-    index = (points_mm @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3]).round().long().flip(1)
+    index = (points_mm @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3]).round().long().flip(1).to(scan.body.device)
     size = torch.tensor(scan.body.shape, device=scan.body.device)
     inside = ((index >= 0) & (index < size)).all(1)
     z, y, x = torch.minimum(index.clamp(min=0), size - 1).T
-    return inside & scan.body[z, y, x]
+    return (inside & scan.body[z, y, x]).to(points_mm.device)

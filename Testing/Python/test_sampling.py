@@ -10,8 +10,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from training.augment import Augmentation, ViewParameters, draw_view, to_patient
-from training.data import Scan
 from training.sampling import corresponding_points, in_body, random_cells, sample_descriptors
+from training.scan import Scan
 
 SHAPE = (40, 32, 48)
 CENTRE = torch.tensor([10.0, -20.0, 30.0])
