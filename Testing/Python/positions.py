@@ -35,7 +35,7 @@ def code(places: np.ndarray, channels: int, wavelength_mm: float, seed: int) -> 
     """Unit vectors (..., channels) that fall off smoothly with distance: random Fourier features."""
     rng = np.random.default_rng(seed)
     waves = rng.normal(0, 2 * np.pi / wavelength_mm, (3, channels // 2))
-    phase = places @ waves
+    phase = (places @ waves).astype(np.float32)
     return np.concatenate([np.cos(phase), np.sin(phase)], axis=-1) / np.sqrt(channels / 2)
 
 
