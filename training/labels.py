@@ -49,7 +49,7 @@ class LabelTable:
     @classmethod
     def read(cls, path: Path = TABLE) -> LabelTable:
         """A table from a CSV file with the columns ``name``, ``part_of``, ``covered`` (yes or empty), ``aliases`` (separated by ;)."""
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return cls(
             tuple(Structure(r["name"], r["part_of"], r["covered"] == "yes", tuple(a for a in r["aliases"].split(";") if a)) for r in rows)
@@ -145,7 +145,7 @@ def read_table(path: Path) -> list[tuple[int, int, str]]:
     Understood are ``{"1": "liver", "55-70": "spleen"}``, the ``"labels"`` of a ``dataset.json`` in either direction, and text beside the numbers
     (notes), which is passed over. Background is left out.
     """
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     entries = content.get("labels", content)
     if all(isinstance(v, int) for v in entries.values()):
         entries = {str(v): k for k, v in entries.items()}

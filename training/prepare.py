@@ -111,7 +111,7 @@ def prepare(sources: Sequence[Source], out: Path, workers: int = 1) -> tuple[lis
     for state in sorted(folder.glob("*.json")):
         if state.name.endswith(".seg.json"):
             continue
-        row = json.loads(state.read_text())["row"]
+        row = json.loads(state.read_text(encoding="utf-8"))["row"]
         other = seen.setdefault(row["sha256"], row["name"])
         if other != row["name"]:
             refused.append((row["name"], f"it is the same image as {other}."))
@@ -274,7 +274,7 @@ def _is_done(source: Source, folder: Path) -> bool:
     state = _state(source.name, folder)
     if not state.is_file() or not source.path.exists():
         return False
-    known = json.loads(state.read_text())
+    known = json.loads(state.read_text(encoding="utf-8"))
     made = [p for p in (known["row"]["path"], known["row"]["tissue"], known["row"]["labels"]) if p]
     return known["fingerprint"] == _fingerprint(source) and all(Path(p).is_file() for p in made)
 
@@ -292,7 +292,7 @@ def _relative(path: str, start: Path) -> str:
 
 def _write_csv(path: Path, columns: list[str], rows: Sequence[Row]) -> None:
     partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -72,7 +72,7 @@ class Scan:
 def read_index(path: Path) -> list[dict[str, str]]:
     """Rows of an index file as :mod:`training.prepare` writes it: ``path`` (absolute here), ``modality`` (ct or mr), ``frame``, and where they are
     known ``name``, ``labels`` and ``tissue`` (absolute paths or empty), ``spacing``, ``licence``, ``sha256``, ``source``."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     missing = {"path", "modality", "frame"} - set(rows[0] if rows else {})
     if missing:

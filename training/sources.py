@@ -48,7 +48,7 @@ def from_index(folder: Path) -> list[Source]:
     ``train/ctmr_pairs.json``; scans of one patient that share a physical frame carry the same ``frame``."""
     aligned = aligned_pairs(folder / "train" / "ctmr_pairs.json")
     sources = []
-    with (folder / "INDEX.csv").open(newline="") as file:
+    with (folder / "INDEX.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["split"] != "train":
                 continue
@@ -60,7 +60,7 @@ def from_index(folder: Path) -> list[Source]:
 
 def aligned_pairs(path: Path) -> set[str]:
     """Patients whose CT and MR agree to ``MAX_MISALIGNMENT_MM``."""
-    pairs = json.loads(path.read_text())
+    pairs = json.loads(path.read_text(encoding="utf-8"))
     return {Path(p["fixed"]).name.split("_")[0] for p in pairs if p["mi_shift_mm"] <= MAX_MISALIGNMENT_MM}
 
 
