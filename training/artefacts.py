@@ -51,7 +51,7 @@ def draw_metal(shape_zyx: tuple[int, int, int], void: bool, g: Generator) -> Met
     """Random metal, from a clip to a joint, in the middle of a view of ``shape_zyx``."""
     r = torch.rand(7, generator=g).tolist()
     z, y, x = (n * (0.2 + 0.6 * share) for n, share in zip(shape_zyx, r, strict=False))
-    return Metal((z, y, x), 1 + 7 * r[3] ** 2, void, 2 + int(5 * r[4]), 6.2832 * r[5], 0.2 + 0.6 * r[6], 4 + 16 * r[3])
+    return Metal((z, y, x), 1 + 7 * r[3] ** 2, void, 2 + int(5 * r[4]), 6.2832 * r[5], 0.4 + 0.8 * r[6], 4 + 16 * r[3])
 
 
 def paint_table(image: Tensor, table: Table) -> Tensor:

@@ -280,10 +280,19 @@ def _draw_remap(a: Augmentation, g: Generator) -> Tensor:
         mix = a.remap_strength + (1 - a.remap_strength) * torch.rand(1, generator=g)
         curve = mix * curve + (1 - mix) * straight
     if _chance(a.nonmonotone_p, g):
-        curve = torch.cat([curve[:1], 2 * torch.rand(n - 1, generator=g) ** 0.8 - 1])
+        curve = _zigzag(n, g)
     if _chance(a.invert_p, g):
         curve = torch.cat([curve[:1], curve[1:].flip(0)])
     return curve
+
+
+def _zigzag(n: int, g: Generator) -> Tensor:
+    """``n`` values from -1 on that go up or down at random, each time far enough that neighbouring tissues stay apart."""
+    values = [AIR]
+    for length, turn in (torch.rand(n - 1, 2, generator=g) * torch.tensor([0.6, 1.0])).tolist():
+        step = (0.3 + length) * (1 if turn < 0.5 else -1)
+        values.append(values[-1] + (step if abs(values[-1] + step) <= 1 else -step))
+    return torch.tensor(values)
 
 
 def _index_lattice(shape_zyx: tuple[int, int, int], device: torch.device) -> Tensor:

@@ -315,6 +315,7 @@ def test_a_nonmonotone_remap_changes_the_order_of_tissues_but_not_the_air() -> N
     curves = [view(s, False, replace(STILL, remap_p=1, nonmonotone_p=1, invert_p=0)).remap for s in range(8)]
     assert all(float(c[0]) == pytest.approx(AIR) and c.abs().max() <= 1 for c in curves)
     assert sum(bool((c.diff() < 0).any() and (c[1:].diff() > 0).any()) for c in curves) >= 6
+    assert min(float(c.diff().abs().min()) for c in curves) >= 0.3 - 1e-6, "tissues stay apart"
 
 
 def test_neighbours_move_between_their_neighbours() -> None:
