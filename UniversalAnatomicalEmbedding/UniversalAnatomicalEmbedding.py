@@ -92,6 +92,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
         self._observed: list[tuple[Any, int]] = []
         self._shortcuts: list[Any] = []
         self._refreshing = False
+        self._restored = False
 
     def setup(self) -> None:
         """Build the panel; nothing here needs torch."""
@@ -114,6 +115,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
         self.registration = RegistrationSection(self.ui, self)
         self.diagnostics = DiagnosticsSection(self.ui, self)
         self.logic.presenter.on_change(self.refresh)
+        self._observe(slicer.mrmlScene, slicer.mrmlScene.StartBatchProcessEvent, lambda scene: setattr(self, "_restored", False))
         self._observe(slicer.mrmlScene, slicer.mrmlScene.EndBatchProcessEvent, self.restore)
         for node, event, called in (
             ("vtkMRMLCrosshairNode", "ModifiedEvent", self.landmarks.onCrosshair),
@@ -159,6 +161,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
             self.logic.bench.lists.use(points)
         self.ui.fixedSelector.setCurrentNode(parameters.fixedVolume)
         self.ui.movingSelector.setCurrentNode(parameters.movingVolume)
+        self._restored = True
         self.refresh()
 
     def refresh(self) -> None:
@@ -171,7 +174,8 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
             self.volumes.refresh()
             self.landmarks.refresh()
             self.registration.refresh()
-            self.logic.remember()
+            if self._restored:  # while a scene comes in, its own parameter node must not be overwritten
+                self.logic.remember()
         finally:
             self._refreshing = False
 
@@ -211,8 +215,7 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
     def shown(self, message: str) -> Iterator[None]:
         """A mistake of the person is shown as its sentence; a defect with its traceback."""
         try:
-            with slicer.util.tryWithErrorDisplay(message, show=False):
-                yield
+            yield
         except InputError as error:
             slicer.util.errorDisplay(str(error))
         except Exception as error:

@@ -19,6 +19,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+        self.warmed: list[tuple[str, str]] = []
         self.absent = lambda point: False
         self.unsure = lambda point: False
 
@@ -28,6 +29,9 @@ class FakeEngine:
         if not template.grid.contains(points).all():
             raise InputError("Point 1 lies outside the patient in the template; place it inside the scan.")
         return [self._one(p) for p in points]
+
+    def warm(self, template: Any, target: Any) -> None:
+        self.warmed.append((template.name, target.name))
 
     def similarity(self, template: Any, point_lps: Any, target: Any) -> tuple[np.ndarray, Grid]:
         grid = target.grid.cells((2, 2, 2))

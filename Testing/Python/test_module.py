@@ -21,6 +21,7 @@ requires.needs_views()
 import standins  # noqa: E402
 from fake_engine import SHIFT, FakeEngine  # noqa: E402
 from samples import tissue  # noqa: E402
+from scene_files import save  # noqa: E402
 from stage import Stage  # noqa: E402
 
 from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402
@@ -403,6 +404,23 @@ def test_the_parameter_node_brings_template_and_list_back(panel: Panel) -> None:
     kept.templateVolume, kept.templateList = panel.nodes[1], panel.scene.GetFirstNodeByName("Landmarks")
     panel.widget.restore()
     assert panel.ui.landmarkTable.rowCount() == 1 and panel.ui.templateSelector.currentNode() is panel.nodes[1]
+
+
+def test_a_loaded_scene_is_taken_up_as_it_was_left(panel: Panel, tmp_path: Path) -> None:
+    """Two lists of two templates: the parameter node knows which was in use, and what was chosen for registration."""
+    panel.prepared()
+    panel.logic.place("in A", [-20.0, -30.0, 40.0])
+    panel.logic.setTemplate(panel.nodes[1])
+    panel.logic.place("in B", [-20.0, -30.0, 40.0])
+    panel.ui.fixedSelector.setCurrentNode(panel.nodes[2])
+    save(panel.scene, tmp_path)
+    panel.scene.Clear(False)
+    assert panel.ui.landmarkTable.rowCount() == 0
+    panel.scene.SetURL(str(tmp_path / "scene.mrml"))
+    panel.scene.Connect()
+    assert panel.ui.templateSelector.currentNode().GetName() == "B"
+    assert panel.ui.landmarkTable.verticalHeaderItem(0).text() == "in B"
+    assert panel.ui.fixedSelector.currentNode().GetName() == "C" and panel.ui.movingSelector.currentNode() is None
 
 
 def test_closing_the_scene_with_the_panel_open(panel: Panel) -> None:

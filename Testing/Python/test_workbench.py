@@ -16,6 +16,7 @@ requires.needs_mrml()
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 from fake_engine import SHIFT, FakeEngine  # noqa: E402
+from scene_files import save  # noqa: E402
 
 from UniversalAnatomicalEmbeddingLib import mrml, views  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.errors import InputError  # noqa: E402
@@ -121,6 +122,13 @@ def test_all_landmarks_of_a_volume_go_in_one_question(t: Table) -> None:
         t.bench.add(f"p{i}", POINT + i)
     t.prepare()
     assert t.engine.calls == [10, 10]
+
+
+def test_pairs_are_worked_out_when_both_are_ready_not_at_the_first_click(t: Table) -> None:
+    t.prepare(t.b)
+    assert t.engine.warmed == []
+    t.prepare(t.a, t.c)
+    assert set(t.engine.warmed) == {("A", "B"), ("A", "C")}
 
 
 def test_hovering_is_no_landmark_and_asks_nothing(t: Table) -> None:
@@ -330,18 +338,6 @@ def test_deleting_volumes_and_lists_mid_work_is_harmless(t: Table) -> None:
     assert t.presenter.volumes == {}
 
 
-def save(scene: Any, folder: Path) -> None:
-    """A .mrml scene file and its data files, as Slicer's save dialog writes them."""
-    scene.SetRootDirectory(str(folder))
-    scene.SetURL(str(folder / "scene.mrml"))
-    for node in [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]:
-        if node.IsA("vtkMRMLStorableNode") and node.GetSaveWithScene() and node.AddDefaultStorageNode():
-            storage = node.GetStorageNode()
-            storage.SetFileName(str(folder / f"{node.GetID()}.{storage.GetDefaultWriteFileExtension() or 'nrrd'}"))
-            assert storage.WriteData(node)
-    assert scene.Commit()
-
-
 @pytest.mark.parametrize("bundle", [False, True], ids=["mrml", "mrb"])
 def test_a_scene_is_saved_cleared_and_loaded(t: Table, tmp_path: Path, bundle: bool) -> None:
     t.engine.absent = lambda p: p[0] > 50
@@ -398,6 +394,8 @@ def test_lists_of_the_scene_and_templates_that_change(t: Table) -> None:
     assert users in t.bench.lists.candidates() and t.bench.lists.matches[t.b.GetID()] not in t.bench.lists.candidates()
     t.bench.lists.use(users)
     t.bench.match()
+    with pytest.raises(InputError, match="holds matches"):
+        t.bench.lists.use(t.bench.lists.matches[t.b.GetID()])
     assert t.cell(t.presenter.table.keys[0], t.b).status == "found"
 
 

@@ -48,7 +48,12 @@ class PointLists:
         return [n for n in nodes if mrml.attribute(n, "Role") is None and not n.GetHideFromEditors()]
 
     def use(self, node: Node | None) -> None:
-        """Take a list of the scene as the template's, with the matches it has from before; its own template volume is chosen with it."""
+        """Take a list of the scene as the template's, with the matches it has from before; its own template volume is chosen with it.
+
+        InputError for a list that holds matches.
+        """
+        if node is not None and mrml.attribute(node, "Role") is not None:
+            raise InputError(f"{node.GetName()} holds matches. Choose the list that they were made from, or a copy of it.")
         for group in ("template list", *(f"matches {v}" for v in self.matches)):
             self._observers.remove(group)
         self.template, self.matches = node, {}

@@ -28,6 +28,9 @@ class Engine(Protocol):
     def match(self, template: Any, points_lps: ArrayLike, target: Any) -> Sequence[Any]:
         """Points (N, 3) LPS mm of ``template`` in ``target``, as :class:`.matching.Match`."""
 
+    def warm(self, template: Any, target: Any) -> None:
+        """Work out now what every question about this pair needs, so that the first click answers as fast as any."""
+
     def similarity(self, template: Any, point_lps: ArrayLike, target: Any) -> tuple[NDArray, Grid]:
         """Similarity of every cell of ``target`` with the point (3,): values (Z, Y, X) and their grid."""
 
@@ -96,6 +99,10 @@ class Scans:
             self._prepared[volume] = Prepared(searchable, snapshot.pose, snapshot.fingerprint)
             self.presenter.readiness.ready(volume)
             self._look(volume)
+            template = self._prepared.get(self.presenter.template or "")
+            for target in self.presenter.targets if template is not None and self.engine is not None else ():
+                if target in self._prepared:
+                    self.engine.warm(template.searchable, self._prepared[target].searchable)
 
     def searchables(self) -> dict[str, Any]:
         """What can be searched now, by volume id."""

@@ -18,6 +18,7 @@ from .embedding import Embedding, embed_volume
 from .errors import InputError
 from .geometry import Grid
 from .matching import Calibration, Match, Searchable, match_points
+from .matching.guide import guide_between
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions, RegisterOptions
 from .progress import Progress, check, part, silent
@@ -73,6 +74,10 @@ class Session:
     ) -> list[Match]:
         """As :meth:`match`, with the same N landmarks shown in several template scans."""
         return match_points(list(exemplars), target, options, self.calibration)
+
+    def warm(self, template: Searchable, target: Searchable) -> None:
+        """Find the anchors of a pair of scans now; the first match would do it otherwise."""
+        guide_between(template, target)
 
     def similarity(self, template: Searchable, point_lps: ArrayLike, target: Searchable) -> tuple[NDArray[np.float32], Grid]:
         """How similar every cell of ``target`` is to a point (3,) LPS mm of ``template``: fused cosine (Z, Y, X), and the grid of the cells.

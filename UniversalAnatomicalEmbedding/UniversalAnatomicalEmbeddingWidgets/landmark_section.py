@@ -64,6 +64,7 @@ class LandmarkSection:
         if node is not self.bench.lists.template:
             self._do(lambda: self.bench.lists.use(node))
             self._do(self.bench.match)
+            self.refresh()
 
     def onLoad(self) -> None:
         path = qt.QFileDialog.getOpenFileName(None, _("Load a template list"), "", _("Landmarks") + " (*.mrk.json *.fcsv *.csv)")

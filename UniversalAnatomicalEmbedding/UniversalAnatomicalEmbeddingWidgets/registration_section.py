@@ -23,8 +23,8 @@ class RegistrationSection:
         self.registering = panel.logic.registering
         self.stage, self.source, self.kind, self.share = "affine", "embeddings", "none", 0.5
         ui.stageSelector.setCurrentIndex(STAGES.index(self.stage))
-        ui.fixedSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: self.refresh())
-        ui.movingSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: self.refresh())
+        ui.fixedSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: panel.refresh())
+        ui.movingSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node: panel.refresh())
         ui.stageSelector.connect("currentIndexChanged(int)", lambda i: setattr(self, "stage", STAGES[i]))
         ui.sourceSelector.connect("currentIndexChanged(int)", lambda i: setattr(self, "source", SOURCES[i]))
         ui.previewSelector.connect("currentIndexChanged(int)", self.onPreview)

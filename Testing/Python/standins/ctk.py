@@ -37,6 +37,9 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
     text = QtCore.Property(str, lambda self: self._text, setText)
     collapsed = QtCore.Property(bool, isCollapsed, setCollapsed)
 
+    def showEvent(self, event: Any) -> None:
+        self.setCollapsed(self._collapsed)
+
     def paintEvent(self, event: Any) -> None:
         painter = QtGui.QPainter(self)
         painter.fillRect(0, 0, self.width(), 24, self.palette().button())
