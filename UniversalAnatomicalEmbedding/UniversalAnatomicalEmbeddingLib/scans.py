@@ -104,10 +104,6 @@ class Scans:
                 if target in self._prepared:
                     self.engine.warm(template.searchable, self._prepared[target].searchable)
 
-    def searchables(self) -> dict[str, Any]:
-        """What can be searched now, by volume id."""
-        return {volume: prepared.searchable for volume, prepared in self._prepared.items()}
-
     def settle(self, volume: str) -> None:
         """Preparing was stopped: a volume is what it was before."""
         if volume in self._prepared:

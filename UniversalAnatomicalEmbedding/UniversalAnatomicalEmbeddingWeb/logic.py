@@ -163,20 +163,10 @@ class Logic:
         """A worker's answer as something to search with this server's options."""
         session, searchable = self._loader(result)
         if self._engine is None or self._engine.session is not session:
-            self._engine = Engine(session, MatchOptions(method=self.options.method))  # type: ignore[arg-type]
+            self._engine = Engine(session, MatchOptions(method=self.options.method), self.later)  # type: ignore[arg-type]
             with self.server.state as shown:
                 shown.model, shown.device = result["model"], result["device"]
-        asyncio.get_running_loop().call_soon(self._acquaint, self._engine)
         return self._engine, searchable
-
-    def _acquaint(self, engine: Engine) -> None:
-        """Ask one question per pair beside the page, so that what two scans agree on is worked out now and not at the first click."""
-        prepared = self.bench.scans.searchables()
-        template = prepared.get(self.presenter.template or "")
-        if template is not None:
-            middle = template.embedding.grid.corners().mean(axis=0)[None]
-            targets = [prepared[v] for v in self.presenter.targets if v in prepared]
-            self.later(asyncio.to_thread(_ask, engine, template, middle, targets))
 
     # --- the table ---------------------------------------------------------------------------------------------------------------------
 
@@ -224,16 +214,15 @@ class Logic:
         verdict(key, volume)
 
 
-def _ask(engine: Engine, template: Any, point: Any, targets: list[Any]) -> None:
-    for target in targets:
-        engine.match(template, point, target)
-
-
 class Engine:
-    """What the workbench searches with: the session with this server's options."""
+    """What the workbench searches with: the session with this server's options. ``later`` begins work that goes on beside the page."""
 
-    def __init__(self, session: Session, options: MatchOptions) -> None:
-        self.session, self.options = session, options
+    def __init__(self, session: Session, options: MatchOptions, later: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self.session, self.options, self._later = session, options, later
+
+    def warm(self, template: Any, target: Any) -> None:
+        """See :meth:`.session.Session.warm`; the page stays live meanwhile."""
+        self._later(asyncio.to_thread(self.session.warm, template, target))
 
     def match(self, template: Any, points_lps: Any, target: Any) -> Any:
         """See :meth:`.session.Session.match`."""
