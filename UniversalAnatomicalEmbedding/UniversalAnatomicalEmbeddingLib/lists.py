@@ -83,7 +83,7 @@ class PointLists:
             mrml.link(node, "TemplateVolume", volume)
             mrml.set_attributes(node, {"Moves": "with its volume"})
             node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
-            node.CreateDefaultDisplayNodes()
+            views.style_template(node)
         self.use(node)
         return node
 

@@ -17,7 +17,7 @@ Node = Any
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
 COLOURS = {"Axial": "#F34A33", "Sagittal": "#EDD54C", "Coronal": "#6EB04B"}
 LAYOUT_ID = 7311
-GREEN, AMBER = (0.35, 0.85, 0.4), (1.0, 0.7, 0.0)
+BLUE, GREEN, AMBER = (0.35, 0.75, 1.0), (0.35, 0.85, 0.4), (1.0, 0.7, 0.0)
 
 
 def slice_views(scene: Any) -> list[tuple[Node, Node]]:
@@ -89,11 +89,20 @@ def show_only_in(markups: Node, views: Sequence[Node]) -> None:
     display.SetVisibility(bool(wanted))
 
 
+def style_template(markups: Node) -> None:
+    """Landmarks of the template are blue; small glyphs, so that the anatomy under them stays visible."""
+    _style(markups, BLUE)
+
+
 def style_matches(markups: Node) -> None:
-    """Matches are green, uncertain (not selected) ones amber; small glyphs, so that the anatomy under them stays visible."""
+    """Matches are green, uncertain (not selected) ones amber."""
+    _style(markups, GREEN)
+
+
+def _style(markups: Node, colour: tuple[float, float, float]) -> None:
     markups.CreateDefaultDisplayNodes()
     display = markups.GetDisplayNode()
-    display.SetSelectedColor(*GREEN)
+    display.SetSelectedColor(*colour)
     display.SetColor(*AMBER)
     display.SetGlyphScale(2.0)
     display.SetTextScale(2.5)
