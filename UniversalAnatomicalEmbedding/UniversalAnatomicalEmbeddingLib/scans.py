@@ -99,10 +99,7 @@ class Scans:
             self._prepared[volume] = Prepared(searchable, snapshot.pose, snapshot.fingerprint)
             self.presenter.readiness.ready(volume)
             self._look(volume)
-            template = self._prepared.get(self.presenter.template or "")
-            for target in self.presenter.targets if template is not None and self.engine is not None else ():
-                if target in self._prepared:
-                    self.engine.warm(template.searchable, self._prepared[target].searchable)
+            self._warm()
 
     def settle(self, volume: str) -> None:
         """Preparing was stopped: a volume is what it was before."""
@@ -147,6 +144,13 @@ class Scans:
                 raise InputError(f"{self.presenter.volumes.get(volume or '', 'The template')} is not prepared. Press Prepare first.")
         assert template is not None
         return template, self._prepared[template], self._prepared[target]
+
+    def _warm(self) -> None:
+        template = self._prepared.get(self.presenter.template or "")
+        if template is not None and self.engine is not None:
+            for target in self.presenter.targets:
+                if target in self._prepared:
+                    self.engine.warm(template.searchable, self._prepared[target].searchable)
 
     def _engine(self) -> Engine:
         if self.engine is None:

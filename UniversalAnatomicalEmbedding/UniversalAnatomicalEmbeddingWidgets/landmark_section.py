@@ -181,6 +181,8 @@ class LandmarkSection:
                     else:
                         cell = landmark.cell(volume)
                         put(table, row, column, cell.text, cell.status, cell.note)
+            table.resizeColumnsToContents()
+            for row, landmark in enumerate(presenter.table.landmarks):
                 if landmark.key == presenter.selected:
                     chosen = presenter.selected_volume
                     table.setCurrentCell(row, self._columns.index(chosen) if chosen in self._columns else 0)

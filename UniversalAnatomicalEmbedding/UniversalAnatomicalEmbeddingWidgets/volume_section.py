@@ -141,3 +141,4 @@ class VolumeSection:
                 put(table, row, 0, self.presenter.volumes[volume], checked=checked)
                 put(table, row, 1, status.text, status.state, status.reason or status.step)
             table.horizontalHeader().setStretchLastSection(True)
+            table.resizeColumnToContents(0)

@@ -26,6 +26,7 @@ class ctkCollapsibleButton(QtWidgets.QWidget):
 
     def setCollapsed(self, collapsed: bool) -> None:
         self._collapsed = collapsed
+        self.setMaximumHeight(26 if collapsed else 16777215)
         for child in self.children():
             if isinstance(child, QtWidgets.QWidget):
                 child.setVisible(not collapsed)
