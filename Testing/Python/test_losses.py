@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from training.losses import ContrastOptions, PairDescriptors, coarse_loss, fine_loss, hardest, info_nce, sam_losses, too_close
+from training.losses import ContrastOptions, PairDescriptors, coarse_loss, fine_loss, hardest, info_nce, sam_losses, too_close, trusted
 
 ALL = ContrastOptions(fine_pool=10_000, fine_keep=10_000)
 
@@ -35,16 +35,16 @@ def other_side(p: PairDescriptors) -> PairDescriptors:
 
 
 def restated(descriptors: Tensor, p: PairDescriptors, side: int, ignore_mm: float, temperature: float) -> float:
-    """InfoNCE of one head in plain loops: all positions of both views farther than ``ignore_mm`` are negatives."""
+    """InfoNCE of one head in plain loops: all positions of both views farther than ``ignore_mm`` are negatives, in the other view from the partner."""
     losses = []
     for i in range(p.matched):
-        anchor, place = descriptors[side, i], p.patient_mm[side, i]
+        anchor = descriptors[side, i]
         positive = float(anchor @ descriptors[1 - side, i]) / temperature
         negatives = [
             float(anchor @ descriptors[s, j]) / temperature
             for s in (0, 1)
             for j in range(p.patient_mm.shape[1])
-            if float((p.patient_mm[s, j] - place).norm()) >= ignore_mm
+            if float((p.patient_mm[s, j] - p.patient_mm[s, i]).norm()) >= ignore_mm + (p.slack_mm if s != side else 0)
         ]
         losses.append(np.logaddexp.reduce([positive, *negatives]) - positive)
     return float(np.mean(losses))
@@ -132,6 +132,45 @@ def test_the_point_itself_and_its_partner_are_never_negatives_however_far_from_t
         assert mask[rows, rows + p.patient_mm.shape[1]].all()
 
 
+def test_between_patients_distances_are_taken_in_each_patient_with_slack_on_the_other_side() -> None:
+    p = replace(pair(seed=3), slack_mm=15.0)
+    p.patient_mm[1] += 500.0
+    rows = p.patient_mm.shape[1]
+    for side in (0, 1):
+        mask = too_close(p, side, 30.0)
+        for i in range(p.matched):
+            for s, limit in ((side, 30.0), (1 - side, 45.0)):
+                distance = (p.patient_mm[s] - p.patient_mm[s, i]).norm(dim=1)
+                assert torch.equal(mask[i, s * rows : (s + 1) * rows], distance < limit)
+
+
+# --- which correspondences to trust ---------------------------------------------------------------------------------------------------
+
+
+def test_the_least_similar_correspondences_between_patients_are_left_out() -> None:
+    positive = torch.tensor([0.9, -0.2, 0.5, 0.1])
+    p = pair(matched=4)
+    assert sorted(trusted(positive, p, ALL).tolist()) == [0, 1, 2, 3], "within one patient all are certain"
+    doubtful = replace(p, slack_mm=10.0)
+    assert sorted(trusted(positive, doubtful, replace(ALL, trim=0.5)).tolist()) == [0, 2]
+    assert sorted(trusted(positive, doubtful, replace(ALL, trim=0.25)).tolist()) == [0, 2, 3]
+    assert trusted(positive, doubtful, replace(ALL, trim=0.99)).tolist() == [0], "one always stays"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_between_patients_the_loss_is_that_of_the_trusted_ones(side: int) -> None:
+    p = replace(pair(matched=4), slack_mm=15.0)
+    options = replace(ALL, trim=0.5)
+    for loss, head, ignored in (
+        (fine_loss(p, side, options, seeded()), p.fine, options.fine_ignore_mm),
+        (coarse_loss(p, side, None, options), p.coarse, options.coarse_ignore_mm),
+    ):
+        best = (head[0, :4] * head[1, :4]).sum(1).topk(2).indices
+        order = torch.cat([best, torch.tensor([i for i in range(head.shape[1]) if i not in best])])
+        kept = replace(p, fine=p.fine[:, order], coarse=p.coarse[:, order], patient_mm=p.patient_mm[:, order], matched=2)
+        assert float(loss) == pytest.approx(restated(kept.fine if head is p.fine else kept.coarse, kept, side, ignored, 0.1), rel=1e-4)
+
+
 # --- the fine loss --------------------------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +206,7 @@ def test_hard_negatives_are_ranked_by_fine_and_coarse_together() -> None:
 
 def test_a_near_place_costs_nothing_even_when_it_looks_the_same() -> None:
     p = pair(matched=1, others=30)
-    p.patient_mm[:, 1:4] = p.patient_mm[0, 0] + torch.tensor([3.0, -2.0, 4.0])
+    p.patient_mm[:, 1:4] = p.patient_mm[0, 0] + torch.tensor([2.0, -1.0, 2.0])
     twin = replace(p, fine=p.fine.clone())
     twin.fine[:, 1:4] = p.fine[0, 0]
     for side in (0, 1):

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -19,7 +20,7 @@ from torch import Tensor
 from training import export, prepare
 from training.augment import Augmentation, to_patient
 from training.calibrate import Samples, cut, fit, logistic
-from training.data import PairDataModule, PairParameters, PairStream, Scan, load_scan, read_index
+from training.data import PairDataModule, PairParameters, PairStream, Scan, load_scan, read_index, with_anchors
 from training.losses import ContrastOptions
 from training.modules import SelfSupervisedModule
 from UniversalAnatomicalEmbeddingLib import catalogue
@@ -113,6 +114,73 @@ def test_scans_with_more_body_are_seen_more_often() -> None:
     assert 5 <= drawn.count(1) <= 35, "a tenth of the body, so about 18 of 200"
 
 
+# --- two patients ---------------------------------------------------------------------------------------------------------------------
+
+
+def with_places(scan: Scan, count: int = 600, first_mm: float = 0.0) -> Scan:
+    """The scan with anchors spread over it; anchor k of every such scan is the same anatomy."""
+    share = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
+    index_xyz = share * torch.tensor(scan.image.shape[::-1])
+    places = torch.linalg.solve(scan.mm_to_index[:, :3], (index_xyz - scan.mm_to_index[:, 3]).T).T + first_mm
+    return replace(scan, anchors=places.contiguous(), tissue=torch.zeros(count, dtype=torch.uint8))
+
+
+def test_pairs_of_patients_are_drawn_around_one_anchor_where_both_have_enough() -> None:
+    a, b, plain = with_places(blank("a", "p")), with_places(blank("b", "q", (80, 70, 60))), blank("c", "r")
+    still = Augmentation(jitter_mm=0, elastic_p=1)
+    examples = first_of(stream([a, b, plain], augmentation=still, max_view=(48, 48, 48), between_p=1.0), 30)
+    assert {(p.fixed_scan, p.moving_scan) for p in examples} == {(0, 1), (1, 0), (2, 2)}
+    for p in (p for p in examples if p.fixed_scan != p.moving_scan):
+        assert p.fixed.displacement is None, "anchors are taken to both views in closed form"
+        assert p.moving.displacement is None
+        assert p.fixed.shape_zyx == p.moving.shape_zyx
+        share = []
+        for scan, view in (([a, b][p.fixed_scan], p.fixed), ([a, b][p.moving_scan], p.moving)):
+            middle = (torch.tensor(view.shape_zyx).float()[None] - 1) / 2
+            index = (to_patient(middle, view) @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3])[0]
+            half = torch.tensor(view.shape_zyx[::-1]) / 2
+            size = torch.tensor(scan.image.shape[::-1]).float()
+            share.append(((index > half + 1) & (index < size - half - 1), index / size))
+        free = share[0][0] & share[1][0]
+        torch.testing.assert_close(share[0][1][free], share[1][1][free], atol=0.02, rtol=0)
+
+
+def test_no_pair_of_patients_without_probability_or_with_too_little_in_common() -> None:
+    a, b = with_places(blank("a", "p")), with_places(blank("b", "q"))
+    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream([a, b], between_p=0.0), 20))
+    few = replace(b, anchors=b.anchors.clone())
+    few.anchors[499:] = torch.nan
+    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream([a, few], between_p=1.0), 20))
+    mixed = {p.fixed_scan == p.moving_scan for p in first_of(stream([a, b], between_p=0.5), 30)}
+    assert mixed == {True, False}
+
+
+def test_anchors_come_to_the_scans_by_name(tmp_path: Path) -> None:
+    positions = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    np.savez(tmp_path / "atlas.npz", names=["b", "a"], positions=positions, tissue=np.array([[1, 2], [3, 4]], dtype=np.uint8))
+    a, b, c = with_anchors([blank("a", "p"), blank("b", "q"), blank("c", "r")], tmp_path / "atlas.npz")
+    np.testing.assert_array_equal(a.anchors, positions[1])
+    np.testing.assert_array_equal(b.anchors, positions[0])
+    assert a.tissue.tolist() == [3, 4]
+    assert c.anchors.shape == (0, 3)
+
+
+def test_a_pair_of_patients_is_described_at_its_anchors_with_slack(folder: Path) -> None:
+    rows = read_index(folder / "index.csv")
+    scans = [with_places(load_scan(r["path"], r["modality"], name, catalogue.Intensity())) for name, r in zip("pq", rows, strict=True)]
+    example = next(p for p in first_of(stream(scans, max_view=(48, 48, 48), between_p=1.0), 9) if p.fixed_scan != p.moving_scan)
+    with torch.no_grad():
+        d = module(slack_mm=9.0).describe(example, scans[example.fixed_scan], scans[example.moving_scan])
+    assert d.slack_mm == 9.0
+    assert d.matched == 48
+    for side, scan in enumerate((scans[example.fixed_scan], scans[example.moving_scan])):
+        distance = (d.patient_mm[side, : d.matched, None] - scan.anchors).norm(dim=2)
+        assert distance.min(1).values.max() < 0.01
+        if side == 0:
+            nearest = distance.argmin(1)
+    assert torch.equal(nearest, distance.argmin(1)), "the same anchor on both sides"
+
+
 # --- scans on disk --------------------------------------------------------------------------------------------------------------------
 
 
@@ -181,7 +249,7 @@ class Recorder(L.Callback):
 
 def module(**changes: object) -> SelfSupervisedModule:
     torch.manual_seed(0)
-    arguments = {"points": 48, "cells": 100, "warmup": 2, "decay": 3, "freeze_norm": 3} | changes
+    arguments = {"points": 48, "cells": 100, "near": 60, "warmup": 2, "decay": 3, "freeze_norm": 3} | changes
     return SelfSupervisedModule(Compact(**TINY), ContrastOptions(fine_pool=150, fine_keep=60), **arguments)
 
 
@@ -237,10 +305,10 @@ def test_the_described_points_are_the_same_patient_points_in_both_views(folder: 
     with torch.no_grad():
         d = module().describe(example, scans[example.fixed_scan], scans[example.moving_scan])
     assert 16 <= d.matched <= 48
-    assert d.fine.shape == (2, d.matched + 100, 8)
-    assert d.coarse.shape == (2, d.matched + 100, 8)
+    assert d.fine.shape == (2, d.matched + 160, 8)
+    assert d.coarse.shape == (2, d.matched + 160, 8)
     torch.testing.assert_close(d.patient_mm[0, : d.matched], d.patient_mm[1, : d.matched], atol=2e-3, rtol=0)
-    torch.testing.assert_close(d.fine.norm(dim=2), torch.ones(2, d.matched + 100), atol=1e-4, rtol=0)
+    torch.testing.assert_close(d.fine.norm(dim=2), torch.ones(2, d.matched + 160), atol=1e-4, rtol=0)
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:
