@@ -24,7 +24,7 @@ from UniversalAnatomicalEmbeddingLib.preprocess import body_mask
 from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.volume import read_volume
 
-from .data import read_index
+from .scan import read_index
 from .tissue import tissue_labels
 
 COMPONENTS = 16

@@ -102,19 +102,26 @@ def draw_view(centre_mm: Tensor, shape_zyx: tuple[int, int, int], elastic: bool,
 
 
 def cut_view(volume: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tensor:
-    """Sample ``volume`` ``(Z, Y, X)`` (network scale) as ``view``; all on the device of ``volume``. Returns ``(1, 1, z, y, x)``.
+    """Sample ``volume`` ``(Z, Y, X)`` (network scale) as ``view``, on the device of the view. Returns float32 ``(1, 1, z, y, x)``.
 
-    ``mm_to_index`` (3, 4) takes patient mm (x, y, z) to volume index (x, y, z).
+    ``mm_to_index`` (3, 4) takes patient mm (x, y, z) to volume index (x, y, z). Only the part of the volume that the view needs is read and
+    copied to the device, so that a mapped volume can be much larger than the memory.
     """
-    size_xyz = torch.tensor(volume.shape[::-1], dtype=torch.float32, device=volume.device)
-    to_index = _compose(mm_to_index, view.affine)
-    grid = _index_lattice(view.shape_zyx, volume.device) @ to_index[:, :3].T + to_index[:, 3]
-    if view.displacement is not None:
-        field = F.interpolate(view.displacement, size=view.shape_zyx, mode="trilinear", align_corners=True)
-        grid = grid + field[0].permute(1, 2, 3, 0) @ mm_to_index[:, :3].T
-    normalised = (2 * grid + 1) / size_xyz - 1
-    image = F.grid_sample(volume[None, None] - AIR, normalised[None], align_corners=False, padding_mode="zeros") + AIR
+    grid, crop = _crop(volume, _patient_lattice(view), mm_to_index)
+    image = F.grid_sample(crop[None, None].float() - AIR, grid[None], align_corners=False, padding_mode="zeros") + AIR
     return _truncate(_degrade(image, view), view)
+
+
+def cut_labels(labels: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tensor:
+    """Labels ``(Z, Y, X)`` at the nearest voxel, int16 ``(z, y, x)`` on the device of the view; UNSURE where the view shows nothing of the scan."""
+    index = (_patient_lattice(view) @ mm_to_index[:, :3].T + mm_to_index[:, 3]).round().long().flip(-1)
+    size = torch.tensor(labels.shape, device=index.device)
+    inside = ((index >= 0) & (index < size)).all(-1)
+    low, high = view.box
+    lattice = _index_lattice(view.shape_zyx, index.device).flip(-1)
+    inside &= ((lattice >= low) & (lattice <= high)).all(-1)
+    z, y, x = torch.minimum(index.clamp(min=0), size - 1).to(labels.device).unbind(-1)
+    return torch.where(inside, labels[z, y, x].to(index.device, torch.int16), -1)
 
 
 def to_patient(index_zyx: Tensor, view: ViewParameters) -> Tensor:
@@ -132,6 +139,29 @@ def from_patient(points_mm: Tensor, view: ViewParameters) -> Tensor:
     if view.displacement is not None:
         raise ValueError("Only a view without deformation can be inverted in closed form.")
     return torch.linalg.solve(view.affine[:, :3], (points_mm - view.affine[:, 3]).T).T.flip(1)
+
+
+def _patient_lattice(view: ViewParameters) -> Tensor:
+    """Patient mm ``(z, y, x, 3)`` of every voxel of the view."""
+    points = _index_lattice(view.shape_zyx, view.affine.device) @ view.affine[:, :3].T + view.affine[:, 3]
+    if view.displacement is not None:
+        field = F.interpolate(view.displacement, size=view.shape_zyx, mode="trilinear", align_corners=True)
+        points = points + field[0].permute(1, 2, 3, 0)
+    return points
+
+
+def _crop(volume: Tensor, points_mm: Tensor, mm_to_index: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of the volume that surrounds the points ``(z, y, x, 3)``, on their device, and their places in it from -1 to 1 (as grid_sample has it)."""
+    index = points_mm @ mm_to_index[:, :3].T + mm_to_index[:, 3]
+    size = torch.tensor(volume.shape[::-1])
+    if volume.device.type != "cpu":  # already there: finding out what is needed would cost more than it saves
+        return (2 * index + 1) / size.to(index) - 1, volume
+    first, last = torch.stack([index.amin((0, 1, 2)), index.amax((0, 1, 2))]).cpu()
+    low = torch.minimum((first.floor() - 1).clamp(min=0).long(), size - 1)
+    high = torch.maximum(torch.minimum(last.ceil().long() + 2, size), low + 1)
+    (x0, y0, z0), (x1, y1, z1) = low.tolist(), high.tolist()
+    crop = volume[z0:z1, y0:y1, x0:x1].to(index.device)
+    return (2 * (index - low.to(index)) + 1) / (high - low).to(index) - 1, crop
 
 
 def _degrade(image: Tensor, view: ViewParameters) -> Tensor:
@@ -195,10 +225,6 @@ def _index_lattice(shape_zyx: tuple[int, int, int], device: torch.device) -> Ten
     axes = [torch.arange(n, device=device, dtype=torch.float32) for n in shape_zyx]
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     return torch.stack([x, y, z], dim=-1)
-
-
-def _compose(outer: Tensor, inner: Tensor) -> Tensor:
-    return torch.cat([outer[:, :3] @ inner[:, :3], (outer[:, :3] @ inner[:, 3] + outer[:, 3])[:, None]], dim=1)
 
 
 def _rotation(angles: Tensor) -> Tensor:

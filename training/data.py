@@ -1,11 +1,10 @@
-"""Scans in memory and the endless stream of view pairs drawn from them."""
+"""The endless stream of view pairs drawn from the scans."""
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -14,35 +13,13 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, scale_intensity
-from UniversalAnatomicalEmbeddingLib.volume import read_volume
+from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
 
 from .augment import Augmentation, ViewParameters, draw_view
+from .labels import LabelTable
+from .scan import Scan, load_scans, read_index
 
 LEAST_COMMON = 500
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One canonical scan: ``image`` and ``body`` ``(Z, Y, X)``, ``seeds`` (n, 3) some body voxels (z, y, x), ``mm_to_index`` (3, 4).
-
-    ``anchors`` (K, 3) are the places (x, y, z mm; NaN: not shown) of K anatomical points common to all scans that have anchors, and ``tissue`` (K,)
-    what lies there (0: unknown); both empty for a scan that has none.
-    """
-
-    name: str
-    modality: str
-    frame: str
-    image: Tensor
-    body: Tensor
-    seeds: Tensor
-    mm_to_index: Tensor
-    anchors: Tensor = field(default_factory=lambda: torch.empty(0, 3))
-    tissue: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
-
-    def to(self, device: torch.device) -> Scan:
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return Scan(**{**vars(self), **moved})
 
 
 @dataclass(frozen=True)
@@ -56,39 +33,23 @@ class PairParameters:
     seed: int
 
 
-def read_index(path: Path) -> list[dict[str, str]]:
-    """Rows of an index file (columns ``path``, relative to the file, ``modality`` ct or mr, ``frame``) as :mod:`training.prepare` writes it."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    missing = {"path", "modality", "frame"} - set(rows[0] if rows else {})
-    if missing:
-        raise ValueError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; make it with 'python -m training.prepare'.")
-    return [{**row, "path": str((path.parent / row["path"]).resolve())} for row in rows]
-
-
-def load_scan(path: str, modality: str, frame: str, intensity: Intensity) -> Scan:
-    """Read one canonical 2 mm scan."""
-    volume = read_volume(path)
-    inverse = np.linalg.inv(volume.grid.affine)[:3]
-    body = body_mask(volume.array, modality)
-    voxels = np.argwhere(body)
-    return Scan(
-        name=Path(path).name.split(".")[0],
-        modality=modality,
-        frame=frame,
-        image=torch.from_numpy(scale_intensity(volume.array.astype(np.float32), modality, intensity)),
-        body=torch.from_numpy(body),
-        seeds=torch.from_numpy(voxels[:: max(1, len(voxels) // 20_000)]),
-        mm_to_index=torch.from_numpy(inverse).float(),
-    )
-
-
 def with_anchors(scans: list[Scan], path: Path) -> list[Scan]:
     """The scans with the corresponding points that :mod:`training.atlas` found between patients."""
     with np.load(path) as table:
         known = {str(n): i for i, n in enumerate(table["names"])}
         places, tissue = torch.from_numpy(table["positions"]), torch.from_numpy(table["tissue"])
     return [replace(s, anchors=places[known[s.name]], tissue=tissue[known[s.name]]) if s.name in known else s for s in scans]
+
+
+def in_frames(scans: list[Scan], rows: list[dict[str, str]]) -> list[Scan]:
+    """The scans in the frames of their index rows: those that :mod:`training.align` registered get the millimetres of the other scan."""
+    placed = []
+    for scan, row in zip(scans, rows, strict=True):
+        if row.get("frame_to_scan"):
+            matrix = torch.tensor([float(v) for v in row["frame_to_scan"].split()], dtype=torch.float64).reshape(3, 4)
+            scan = scan.in_frame(matrix, float(row["slack_mm"]))
+        placed.append(scan)
+    return placed
 
 
 def common_anchors(fixed: Scan, moving: Scan) -> Tensor:
@@ -101,7 +62,11 @@ def common_anchors(fixed: Scan, moving: Scan) -> Tensor:
 
 
 class PairStream(IterableDataset):
-    """Endless :class:`PairParameters`; example number i of a seed is always the same, so a resumed run continues exactly."""
+    """Endless :class:`PairParameters`; example number i of a seed is always the same, so a resumed run continues exactly.
+
+    Of ``processes`` that train together, number ``rank`` gets ``block`` examples, then the next gets the following: together they see what one
+    process with the larger block would.
+    """
 
     def __init__(
         self,
@@ -112,9 +77,14 @@ class PairStream(IterableDataset):
         max_view: tuple[int, int, int],
         cross_p: float,
         between_p: float = 0.0,
+        least_view: float = 0.8,
+        rank: int = 0,
+        processes: int = 1,
+        block: int = 1,
     ) -> None:
         self.scans, self.augmentation, self.seed, self.first = scans, augmentation, seed, first
-        self.max_view, self.cross_p, self.between_p = max_view, cross_p, between_p
+        self.max_view, self.cross_p, self.between_p, self.least_view = max_view, cross_p, between_p, least_view
+        self.rank, self.processes, self.block = rank, processes, block
         self.frames: dict[str, list[int]] = defaultdict(list)
         for i, scan in enumerate(scans):
             self.frames[scan.frame].append(i)
@@ -122,10 +92,11 @@ class PairStream(IterableDataset):
         self.weights = extent.clamp(min=1)
 
     def __iter__(self) -> Iterator[PairParameters]:
-        number = self.first
+        number = self.first + self.rank * self.block
         while True:
-            yield self.draw(number)
-            number += 1
+            for i in range(self.block):
+                yield self.draw(number + i)
+            number += self.processes * self.block
 
     def draw(self, number: int) -> PairParameters:
         """Example ``number``: two views around one random point of the body."""
@@ -162,7 +133,7 @@ class PairStream(IterableDataset):
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
     def _shape(self, scan: int, g: Generator) -> tuple[int, int, int]:
-        z, y, x = (_view_size(n, m, g) for n, m in zip(self.scans[scan].image.shape, self.max_view, strict=True))
+        z, y, x = (_view_size(n, m, self.least_view, g) for n, m in zip(self.scans[scan].image.shape, self.max_view, strict=True))
         return z, y, x
 
 
@@ -174,18 +145,19 @@ def _view_centre(scan: Scan, point_zyx: Tensor, shape_zyx: tuple[int, int, int])
     return torch.linalg.solve(scan.mm_to_index[:, :3], index - scan.mm_to_index[:, 3])
 
 
-def _view_size(available: int, maximum: int, g: Generator) -> int:
-    """A random view size, a multiple of 16 voxels, up to the scan's own size or ``maximum``."""
+def _view_size(available: int, maximum: int, share: float, g: Generator) -> int:
+    """A random view size, a multiple of 16 voxels, between a ``share`` of the largest (at least 48 voxels) and the scan's own size or ``maximum``."""
     largest = min(maximum, 16 * -(-available // 16))
-    smallest = max(48, int(0.8 * largest))
+    smallest = min(largest, max(48, int(share * largest)))
     return 16 * round((smallest + (largest - smallest) * float(torch.rand(1, generator=g))) / 16)
 
 
 class PairDataModule(L.LightningDataModule):
-    """Loads every scan of ``index`` into memory and serves ``pairs_per_step`` view pairs a step.
+    """Loads every scan of ``index`` and serves ``pairs_per_step`` view pairs a step and process.
 
-    ``max_view`` (z, y, x) voxels of 2 mm; ``cross_p`` probability of taking the second view from another scan of the same frame. With a file of
-    ``anchors`` (:mod:`training.atlas`), ``between_p`` of the pairs of scans in it are of two patients.
+    ``max_view`` (z, y, x) voxels of 2 mm, ``least_view`` the smallest share of it; ``cross_p`` probability of taking the second view from another
+    scan of the same frame. With a file of ``anchors`` (:mod:`training.atlas`), ``between_p`` of the pairs of scans in it are of two patients.
+    ``labels``: load label maps for a semantic head. Scans that take more than ``resident_gb`` GiB are mapped from the folder ``store``.
     """
 
     def __init__(
@@ -198,18 +170,27 @@ class PairDataModule(L.LightningDataModule):
         anchors: Path | None = None,
         between_p: float = 0.5,
         seed: int = 0,
+        least_view: float = 0.8,
+        labels: bool = False,
+        intensity: Intensity | None = None,
+        store: Path | None = None,
+        resident_gb: float = 8.0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["augmentation"])
+        self.save_hyperparameters(ignore=["augmentation", "intensity"])
         self.augmentation = augmentation
+        self.intensity = intensity or Intensity()
+        self.table = LabelTable.read()
         self.scans: list[Scan] = []
 
     def setup(self, stage: str) -> None:
         if not self.scans:
-            rows = read_index(Path(self.hparams.index))
-            self.scans = [load_scan(r["path"], r["modality"], r["frame"], Intensity()) for r in rows]
-            if self.hparams.anchors:
-                self.scans = with_anchors(self.scans, Path(self.hparams.anchors))
+            h, rows = self.hparams, read_index(Path(self.hparams.index))
+            table = self.table if h.labels else None
+            self.scans = load_scans(rows, self.intensity, table, Path(h.store) if h.store else None, h.resident_gb)
+            if h.anchors:
+                self.scans = with_anchors(self.scans, Path(h.anchors))
+            self.scans = in_frames(self.scans, rows)
 
     def transfer_batch_to_device(self, batch: list[PairParameters], device: torch.device, dataloader_idx: int) -> list[PairParameters]:
         """Only the drawn numbers travel; the module cuts the views on its device."""
@@ -217,6 +198,7 @@ class PairDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         h, world, rank = self.hparams, self.trainer.world_size, self.trainer.global_rank
-        first = self.trainer.global_step * h.pairs_per_step
-        stream = PairStream(self.scans, self.augmentation, h.seed * world + rank, first, h.max_view, h.cross_p, h.between_p)
+        first = self.trainer.global_step * self.trainer.accumulate_grad_batches * h.pairs_per_step * world
+        views = h.max_view, h.cross_p, h.between_p, h.least_view
+        stream = PairStream(self.scans, self.augmentation, h.seed, first, *views, rank, world, h.pairs_per_step)
         return DataLoader(stream, batch_size=h.pairs_per_step, collate_fn=list)

@@ -1,4 +1,4 @@
-"""Which points are compared: corresponding positions of two views, and random cells as negatives."""
+"""Which points are compared: corresponding positions of two views, labelled cells, and other cells as negatives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from .augment import ViewParameters, from_patient, to_patient
-from .data import Scan, common_anchors
+from .data import common_anchors
+from .labels import UNSURE
+from .scan import Scan
 
 
 @dataclass(frozen=True)

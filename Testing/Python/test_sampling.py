@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from training.augment import Augmentation, ViewParameters, draw_view, from_patient, to_patient
-from training.data import Scan, common_anchors
+from training.data import common_anchors
 from training.sampling import cells_near, corresponding_anchors, corresponding_points, in_body, random_cells, sample_descriptors
+from training.scan import Scan
 
 SHAPE = (40, 32, 48)
 CENTRE = torch.tensor([10.0, -20.0, 30.0])

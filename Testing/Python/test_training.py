@@ -20,9 +20,10 @@ from torch import Tensor
 from training import export, prepare
 from training.augment import Augmentation, to_patient
 from training.calibrate import Samples, cut, fit, logistic
-from training.data import PairDataModule, PairParameters, PairStream, Scan, load_scan, read_index, with_anchors
+from training.data import PairDataModule, PairParameters, PairStream, with_anchors
 from training.losses import ContrastOptions
 from training.modules import SelfSupervisedModule
+from training.scan import Scan, load_scan, read_index
 from UniversalAnatomicalEmbeddingLib import catalogue
 from UniversalAnatomicalEmbeddingLib.catalogue import load_model
 from UniversalAnatomicalEmbeddingLib.matching.confidence import probability
