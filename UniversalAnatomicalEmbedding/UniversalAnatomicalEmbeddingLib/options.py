@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from .errors import InputError
 
 Method = Literal["nn", "fixed-point"]
+Stage = Literal["rigid", "similarity", "affine", "deformable"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,29 @@ class MatchOptions:
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
             raise InputError(f"Unknown matching method '{self.method}'; use {' or '.join(get_args(Method))}.")
+
+
+@dataclass(frozen=True)
+class RegisterOptions:
+    """How two scans are registered.
+
+    ``stage``: the last of the stages; "deformable" is a dense field on top of an affine map. ``refine``: improve the rigid, similarity or
+    affine map by mutual information of the intensities, started at the embeddings' answer and bounded around it. ``inverse_consistent``: the
+    deformable field is estimated both ways and averaged. ``keypoints``: points of the fixed body that are matched; ``seed``: of their choice and
+    of all sampling, so that a run can be repeated. ``field_mm``: spacing of the deformable field.
+    """
+
+    stage: Stage = "affine"
+    refine: bool = False
+    inverse_consistent: bool = False
+    keypoints: int = 2000
+    seed: int = 0
+    field_mm: float = 8.0
+
+    def __post_init__(self) -> None:
+        if self.stage not in get_args(Stage):
+            raise InputError(f"Unknown registration stage '{self.stage}'; use one of {', '.join(get_args(Stage))}.")
+        if not 50 <= self.keypoints <= 20_000:
+            raise InputError(f"{self.keypoints} keypoints were asked for; use 50 to 20000.")
+        if not 2.0 <= self.field_mm <= 50.0:
+            raise InputError(f"A field spacing of {self.field_mm} mm was asked for; use 2 to 50 mm.")

@@ -21,3 +21,8 @@ def check(cancel: Event | None) -> None:
     """Raise :class:`Cancelled` when ``cancel`` is set."""
     if cancel is not None and cancel.is_set():
         raise Cancelled("Stopped on request.")
+
+
+def part(progress: Progress, start: float, stop: float) -> Progress:
+    """The progress function of a step that takes the share ``start`` to ``stop`` of the whole."""
+    return lambda fraction, text: progress(start + (stop - start) * fraction, text)

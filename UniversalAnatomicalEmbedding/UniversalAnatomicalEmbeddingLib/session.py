@@ -1,4 +1,4 @@
-"""The one entry to every job: load a model, embed scans once, match points between them."""
+"""The one entry to every job: load a model, embed scans once, match points between them, register them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from .embedding import embed_volume
 from .errors import InputError
 from .matching import Calibration, Match, Searchable, match_points
 from .networks.fold import fold_batch_norm
-from .options import MatchOptions
-from .progress import Progress, silent
+from .options import MatchOptions, RegisterOptions
+from .progress import Progress, check, part, silent
+from .registration import Registration, Scan, register, register_landmarks
 from .volume import Volume, guess_modality, require_3d
 
 
@@ -66,6 +67,32 @@ class Session:
     ) -> list[Match]:
         """As :meth:`match`, with the same N landmarks shown in several template scans."""
         return match_points(list(exemplars), target, options, self.calibration)
+
+    def register(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        options: RegisterOptions | None = None,
+        progress: Progress = silent,
+        cancel: Event | None = None,
+        landmarks: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Registration:
+        """Register ``moving`` to ``fixed``; the result's transform takes fixed points to moving points, LPS mm.
+
+        ``landmarks``: pairs (N, 3), (N, 3) LPS mm, fixed and moving; then they alone decide and nothing is embedded. Raises
+        :class:`InputError` (:class:`NoCommonAnatomy` where the scans share too little), :class:`Cancelled` when ``cancel`` is set meanwhile.
+        """
+        fixed, moving = (replace(v, modality=v.modality or guess_modality(v.array)) for v in (require_3d(fixed), require_3d(moving)))
+        if landmarks is not None:
+            return register_landmarks(*landmarks, options, fixed, moving, progress, cancel)
+        check(cancel)
+        fixed_scan = Scan(fixed, self.embed(fixed, part(progress, 0.0, 0.25), cancel))
+        moving_scan = Scan(moving, self.embed(moving, part(progress, 0.25, 0.5), cancel))
+        return register(fixed_scan, moving_scan, self._embed_unstored, options, part(progress, 0.5, 1.0), cancel)
+
+    def _embed_unstored(self, volume: Volume) -> Searchable:
+        """Embed an intermediate image; it is not worth a place in the cache."""
+        return Searchable(embed_volume(volume, self.model, self.device), self.device)
 
 
 def choose_device(name: str) -> str:

@@ -1,0 +1,141 @@
+"""Register two scans: matched keypoints or landmarks, robust linear map, dense field, optional intensity refinement.
+
+Entries: :func:`register` for two embedded scans (``Session.register`` embeds and calls it), :func:`register_landmarks` for landmark pairs alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Event
+from time import perf_counter
+
+import numpy as np
+
+from ..geometry import FloatArray, Grid
+from ..matching import Searchable
+from ..options import RegisterOptions
+from ..progress import Progress, check, part, silent
+from ..volume import Volume
+from .correspondences import Correspondences, find_correspondences, spread_points
+from .deformable import dense_field
+from .landmarks import register_landmarks
+from .linear import ALIKE_MM, LinearFit, Model, apply, expected_tre, find_rigid, robust_fit
+from .refine import refine_linear
+from .result import NoCommonAnatomy, Registration
+from .transform import Transform, read_transform, write_transform
+
+__all__ = ["NoCommonAnatomy", "Registration", "Scan", "Transform", "read_transform", "register", "register_landmarks", "write_transform"]
+
+PASSES = 5
+UPRIGHT_DEG = 3.0
+SETTLED_MM = 2.0
+FEWEST_INLIERS = 12
+CHANCE_TRIALS = 4
+TRE_POINTS = 300
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan (its modality known) and its embedding."""
+
+    volume: Volume
+    searchable: Searchable
+
+
+def register(
+    fixed: Scan,
+    moving: Scan,
+    embed: Callable[[Volume], Searchable],
+    options: RegisterOptions | None = None,
+    progress: Progress = silent,
+    cancel: Event | None = None,
+) -> Registration:
+    """Register ``moving`` to ``fixed`` from their embeddings.
+
+    ``embed`` embeds a further volume with the same model: a network sees patients upright, so a moving scan found to be tilted is turned by the first
+    answer, embedded and matched again. Raises :class:`NoCommonAnatomy` where the embeddings agree on too little, :class:`Cancelled` when
+    ``cancel`` is set meanwhile.
+    """
+    options, start = options or RegisterOptions(), perf_counter()
+    model: Model = "affine" if options.stage == "deformable" else options.stage
+    progress(0.0, "matching keypoints")
+    pairs, found, upright, turned = _upright_pairs(fixed, moving, embed, options, part(progress, 0.0, 0.6), cancel)
+    rigid = _require_consensus(found, pairs, fixed, moving, options)
+    fit = rigid if model == "rigid" else robust_fit(model, pairs, rigid.matrix)
+    body = _shared_body(fixed.searchable, upright, fit.matrix, options.seed)
+    matrix, refined_mm, note = turned @ fit.matrix, None, ""
+    if options.refine:
+        progress(0.6, "refining on the intensities")
+        refined = refine_linear(model, matrix, fixed.volume, moving.volume, body, options.seed, cancel)
+        if refined.matrix is None:
+            note = f"Not refined: {refined.failure}."
+        else:
+            matrix, refined_mm = refined.matrix, refined.moved_mm
+    tre = expected_tre(model, fit.matrix, pairs.fixed_lps, pairs.moving_lps, fit.weight, body, ALIKE_MM)
+    transform = Transform(matrix)
+    if options.stage == "deformable":
+        progress(0.75, "deforming")
+        relative = np.linalg.inv(turned) @ matrix
+        field, grid = dense_field(fixed.searchable, upright, relative, options, part(progress, 0.75, 1.0), cancel)
+        transform = Transform(matrix, field, grid)
+    progress(1.0, "registered")
+    moving_points = apply(turned, pairs.moving_lps)
+    return Registration(
+        transform=transform,
+        stage=options.stage,
+        source="embeddings",
+        fixed_lps=pairs.fixed_lps,
+        moving_lps=moving_points,
+        residual_mm=np.linalg.norm(transform(pairs.fixed_lps) - moving_points, axis=1),
+        inlier=fit.inlier,
+        expected_tre_mm=float(np.median(tre)),
+        folding=transform.folding(),
+        seconds=perf_counter() - start,
+        refined_mm=refined_mm,
+        note=note,
+    )
+
+
+def _upright_pairs(
+    fixed: Scan, moving: Scan, embed: Callable[[Volume], Searchable], options: RegisterOptions, progress: Progress, cancel: Event | None
+) -> tuple[Correspondences, LinearFit | None, Searchable, FloatArray]:
+    """Pairs of the fixed scan and the moving one turned upright, their rigid map, its embedding, the matrix (4, 4) from turned to moving scan."""
+    turned, upright = np.eye(4), moving.searchable
+    for n in range(PASSES):
+        check(cancel)
+        pairs = find_correspondences(fixed.searchable, upright, options.keypoints, options.seed, cancel)
+        progress((n + 1) / PASSES, "matching keypoints")
+        rigid = find_rigid(pairs, options.seed)
+        if n == PASSES - 1 or rigid is None or _degrees(rigid.matrix) < UPRIGHT_DEG:
+            break
+        turned = turned @ rigid.matrix
+        grid = Grid(moving.volume.grid.shape_zyx, np.linalg.inv(turned) @ moving.volume.grid.affine)
+        upright = embed(replace(moving.volume, grid=grid))
+    return pairs, rigid, upright, turned
+
+
+def _degrees(matrix: FloatArray) -> float:
+    return float(np.rad2deg(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
+
+
+def _require_consensus(fit: LinearFit | None, pairs: Correspondences, fixed: Scan, moving: Scan, options: RegisterOptions) -> LinearFit:
+    """The fit, if clearly more pairs agree on it than on the best map through the same points paired at random."""
+    if fit is not None and fit.inlier.sum() >= FEWEST_INLIERS:
+        rng = np.random.default_rng(options.seed)
+        chance = [find_rigid(pairs.shuffled(rng), options.seed) for _ in range(CHANCE_TRIALS)]
+        by_chance = max((c.inlier.sum() for c in chance if c is not None), default=0)
+        if fit.inlier.sum() >= 1.5 * by_chance:
+            return fit
+    found = 0 if fit is None else int(fit.inlier.sum())
+    raise NoCommonAnatomy(
+        f"{fixed.volume.name} and {moving.volume.name} seem to show no common anatomy: only {found} of {pairs.asked} keypoints agree on one map. "
+        "Check that both show the same body part, or give landmarks."
+    )
+
+
+def _shared_body(fixed: Searchable, upright: Searchable, matrix: FloatArray, seed: int) -> FloatArray:
+    """Points (N, 3) of the fixed body that the moving scan shows."""
+    points = spread_points(fixed, 4 * TRE_POINTS, np.random.default_rng(seed))
+    inside = points[upright.embedding.contains(apply(matrix, points))]
+    return inside if len(inside) else points

@@ -1,0 +1,265 @@
+"""Deformable fields: thin-plate spline through landmarks, and a dense field from embedding similarity.
+
+The dense field follows ConvexAdam (Siebert et al. 2021; SAMConvex, Li et al. 2023): a discrete search over displacements coupled to a smooth
+field, then Adam on the field itself. Costs are counted in units of their own scatter, so that no weight hangs on one model's similarities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.interpolate import RBFInterpolator
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..embedding import Embedding
+from ..geometry import FloatArray, Grid
+from ..matching.similarity import Query, Searchable
+from ..options import RegisterOptions
+from ..progress import Progress, check
+from .linear import apply, inverted
+from .transform import Transform, jacobian
+
+MARGIN_NODES = 2
+SEARCH_MM, SEARCH_STEP_MM = 24.0, 6.0
+COUPLINGS = (0.05, 0.15, 0.5, 1.5, 5.0)
+SMOOTH_MM = 16.0
+ADAM_STEPS, ADAM_RATE_MM = 60, 0.5
+STIFFNESS = 0.6
+SAMPLES = 12_000
+NODES_AT_ONCE = 256
+MOST_FOLDING = 0.005
+FEATURES_AT_ONCE = 1 << 18
+
+
+def field_grid(around: Grid, spacing_mm: float) -> Grid:
+    """LPS-oriented nodes that cover ``around`` with a margin on all sides, where the field falls to zero."""
+    grid = around.axis_aligned(spacing_mm)
+    return grid.cropped([-MARGIN_NODES] * 3, np.array(grid.shape_zyx) + 2 * MARGIN_NODES)
+
+
+def thin_plate(matrix: FloatArray, fixed_lps: FloatArray, moving_lps: FloatArray) -> RBFInterpolator:
+    """Displacement before ``matrix`` (4, 4) that carries the fixed landmarks (N, 3) exactly onto the moving ones.
+
+    Biharmonic spline of space, kernel r, with an affine part (Bookstein 1989 in three dimensions, as in 3D Slicer).
+    """
+    return RBFInterpolator(fixed_lps, apply(inverted(matrix), moving_lps) - fixed_lps, kernel="linear", degree=1)
+
+
+def thin_plate_field(
+    matrix: FloatArray, fixed_lps: FloatArray, moving_lps: FloatArray, around: Grid, spacing_mm: float
+) -> tuple[FloatArray, Grid]:
+    """:func:`thin_plate` on the nodes of a field grid over ``around``, and that grid."""
+    grid = field_grid(around, spacing_mm)
+    spline = thin_plate(matrix, fixed_lps, moving_lps)
+    nodes = grid.index_to_world(np.argwhere(np.ones(grid.shape_zyx, dtype=bool)))
+    values = np.concatenate([spline(part) for part in np.array_split(nodes, max(1, len(nodes) // 20_000))])
+    return unfolded(values.reshape(*grid.shape_zyx, 3), grid), grid
+
+
+def dense_field(
+    fixed: Searchable, moving: Searchable, matrix: FloatArray, options: RegisterOptions, progress: Progress, cancel: Event | None
+) -> tuple[FloatArray, Grid]:
+    """Field ``(Z, Y, X, 3)`` in mm of fixed space and its grid, on top of ``matrix`` (4, 4) from fixed to the embedded moving scan."""
+    grid = field_grid(fixed.embedding.grid, options.field_mm)
+    field = _one_way(fixed, moving, matrix, grid, options.seed, progress, cancel)
+    if options.inverse_consistent:
+        back_grid = field_grid(
+            Grid(moving.embedding.grid.shape_zyx, np.linalg.inv(matrix) @ moving.embedding.grid.affine), options.field_mm
+        )
+        field = _symmetric(field, grid, _backward(fixed, moving, matrix, back_grid, options.seed, progress, cancel), back_grid)
+    return unfolded(field, grid), grid
+
+
+def _backward(
+    fixed: Searchable, moving: Searchable, matrix: FloatArray, grid: Grid, seed: int, progress: Progress, cancel: Event | None
+) -> FloatArray:
+    """The field of the way back, moving to fixed, its nodes and vectors in fixed space.
+
+    ``x -> matrix x -> best place in the fixed scan``: the same search with the roles exchanged, and the map from nodes to the fixed scan the identity.
+    """
+    return _one_way(moving, fixed, np.eye(4), grid, seed, progress, cancel, placed=matrix)
+
+
+def _one_way(
+    start: Searchable,
+    goal: Searchable,
+    matrix: FloatArray,
+    grid: Grid,
+    seed: int,
+    progress: Progress,
+    cancel: Event | None,
+    placed: FloatArray | None = None,
+) -> FloatArray:
+    """Field on ``grid`` such that the descriptor of ``start`` at ``placed x`` is found in ``goal`` at ``matrix (x + u(x))``."""
+    placed = np.eye(4) if placed is None else placed
+    index = np.argwhere(np.ones(grid.shape_zyx, dtype=bool))
+    nodes = grid.index_to_world(index)
+    used = in_body(start, apply(placed, nodes)) & goal.embedding.contains(apply(matrix, nodes))
+    if used.sum() < 8:
+        return np.zeros((*grid.shape_zyx, 3))
+    query = start.query(apply(placed, nodes[used]))
+    cost, offsets = _displacement_costs(query, goal, matrix, nodes[used], progress, cancel)
+    field = _coupled(cost, offsets, index[used], grid)
+    return _adam(field, grid, start, goal, matrix, placed, nodes[used], seed, progress, cancel)
+
+
+def in_body(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
+    """Whether the cell nearest to each point (N, 3) belongs to the patient."""
+    index = np.rint(scan.embedding.fine_grid.world_to_index(points_lps)).astype(int)
+    inside = ((index >= 0) & (index < scan.shape)).all(axis=1)
+    index = np.clip(index, 0, np.array(scan.shape) - 1)
+    return inside & np.asarray(scan.embedding.body)[tuple(index.T)]
+
+
+def _displacement_costs(
+    query: Query, goal: Searchable, matrix: FloatArray, nodes: FloatArray, progress: Progress, cancel: Event | None
+) -> tuple[Tensor, FloatArray]:
+    """Standardised cost (N, D) of every node with every displacement (D, 3) mm: minus similarity at the cell it leads to."""
+    reach = np.arange(-SEARCH_MM, SEARCH_MM + 1e-6, SEARCH_STEP_MM)
+    offsets = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), -1).reshape(-1, 3)
+    limit = torch.tensor(goal.shape, device=goal.device) - 1
+    parts = []
+    for first in range(0, len(nodes), NODES_AT_ONCE):
+        check(cancel)
+        progress(0.5 * first / len(nodes), "searching displacements")
+        here = nodes[first : first + NODES_AT_ONCE]
+        points = apply(matrix, (here[:, None] + offsets).reshape(-1, 3))
+        cells = np.rint(goal.embedding.fine_grid.world_to_index(points)).astype(np.int64).reshape(len(here), -1, 3)
+        at = torch.from_numpy(cells).to(goal.device)
+        inside = torch.minimum(at.clamp(min=0), limit)
+        part = query[first : first + NODES_AT_ONCE]
+        similarity = goal.scores_at(part, goal.coarse_scores(part), inside)
+        outside = (at != inside).any(-1) | ~goal.body[goal.flat(inside)]
+        parts.append(torch.where(outside, similarity.amin(1, keepdim=True), similarity))
+    similarity = torch.cat(parts)
+    return (similarity.amax(1, keepdim=True) - similarity) / similarity.std(dim=1).mean().clamp(min=1e-6), offsets
+
+
+def _coupled(cost: Tensor, offsets: FloatArray, index: NDArray, grid: Grid) -> FloatArray:
+    """Alternate between the best displacement near the smooth field, and smoothing; the nearness counts ever more."""
+    choices = torch.from_numpy(offsets).to(cost)
+    unit = SEARCH_STEP_MM
+    smooth = torch.zeros((len(cost), 3)).to(cost)
+    field = np.zeros((*grid.shape_zyx, 3))
+    for n, weight in enumerate((0.0, *COUPLINGS)):
+        total = cost if n == 0 else cost + weight * (torch.cdist(smooth, choices) / unit) ** 2
+        chosen = choices[total.argmin(dim=1)].cpu().numpy()
+        field = _spread(chosen, index, grid)
+        smooth = torch.from_numpy(field[tuple(index.T)]).to(cost)
+    return field
+
+
+def _spread(vectors: FloatArray, index: NDArray, grid: Grid) -> FloatArray:
+    """Vectors (N, 3) at some nodes, smoothed and carried on to the others; zero on the margin."""
+    sigma = SMOOTH_MM / grid.spacing_xyz[::-1]
+    total = np.zeros((*grid.shape_zyx, 3))
+    known = np.zeros(grid.shape_zyx)
+    total[tuple(index.T)], known[tuple(index.T)] = vectors, 1.0
+    share = ndimage.gaussian_filter(known, sigma, mode="constant")
+    field = np.stack([ndimage.gaussian_filter(total[..., c], sigma, mode="constant") for c in range(3)], axis=-1)
+    return tapered(field / np.maximum(share, 1e-3)[..., None])
+
+
+def tapered(field: FloatArray) -> FloatArray:
+    """The field with zero on the outermost nodes, half on the next."""
+    result = field
+    for axis in range(3):
+        ramp = np.ones(field.shape[axis])
+        ramp[[0, -1]], ramp[[1, -2]] = 0.0, 0.5
+        result = result * ramp.reshape([-1 if a == axis else 1 for a in range(4)])
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Feature:
+    """A map ``(1, C, Z, Y, X)`` of a scan and the matrix from points (x, y, z) of fixed space to its sampling coordinates -1..1."""
+
+    values: Tensor
+    matrix: Tensor
+
+    @staticmethod
+    def of(cells: NDArray, grid: Grid, matrix: FloatArray, device: torch.device) -> _Feature:
+        size = np.array(grid.shape_zyx[::-1])
+        scale = np.diag([*(2 / size), 1.0])
+        scale[:3, 3] = 1 / size - 1
+        to_unit = scale @ np.linalg.inv(grid.affine) @ matrix
+        values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(cells), 3, 0))).to(device).float()[None]
+        return _Feature(values, torch.from_numpy(to_unit).to(device, torch.float32))
+
+    def __call__(self, points: Tensor) -> Tensor:
+        where = points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        return F.grid_sample(self.values, where[None, None, None], align_corners=False, padding_mode="border")[0, :, 0, 0].T
+
+
+def _adam(
+    field: FloatArray,
+    grid: Grid,
+    start: Searchable,
+    goal: Searchable,
+    matrix: FloatArray,
+    placed: FloatArray,
+    nodes: FloatArray,
+    seed: int,
+    progress: Progress,
+    cancel: Event | None,
+) -> FloatArray:
+    """Raise the mean similarity at random places between the nodes under a diffusion penalty (instance optimisation)."""
+    rng, device = np.random.default_rng(seed), goal.device
+    low = nodes[rng.choice(len(nodes), min(SAMPLES, 8 * len(nodes)))]
+    points = low + rng.uniform(-0.5, 0.5, low.shape) * grid.spacing_xyz
+    query = start.query(apply(placed, points))
+    scan: Embedding = goal.embedding
+    maps = [_Feature.of(scan.fine, scan.fine_grid, matrix, device), _Feature.of(scan.coarse, scan.coarse_grid, matrix, device)]
+    wanted = [query.fine.to(device), query.coarse.to(device)]
+    here = torch.from_numpy(points).to(device, torch.float32)
+    sampler = _Feature.of(np.zeros((*grid.shape_zyx, 1)), grid, np.eye(4), device)
+    vectors = torch.from_numpy(np.moveaxis(field, 3, 0).copy()).to(device, torch.float32)[None].requires_grad_()
+    inner = torch.from_numpy(tapered(np.ones((*grid.shape_zyx, 1)))[None, None, ..., 0]).to(device, torch.float32)
+
+    def similarity(displacement: Tensor) -> Tensor:
+        return sum(((m(here + displacement) * w).sum(1) for m, w in zip(maps, wanted, strict=True)), torch.zeros(1).to(device))
+
+    with torch.no_grad():
+        scatter = similarity(torch.zeros_like(here)).std().clamp(min=1e-6)
+    optimiser = torch.optim.Adam([vectors], lr=ADAM_RATE_MM)
+    for step in range(ADAM_STEPS):
+        check(cancel)
+        progress(0.5 + 0.5 * step / ADAM_STEPS, "adapting the field")
+        optimiser.zero_grad()
+        shift = _Feature(vectors * inner, sampler.matrix)(here)
+        loss = STIFFNESS * _diffusion(vectors, grid) - similarity(shift).mean() / scatter
+        loss.backward()
+        optimiser.step()
+    return tapered(np.moveaxis(vectors.detach()[0].double().cpu().numpy(), 0, 3))
+
+
+def _diffusion(vectors: Tensor, grid: Grid) -> Tensor:
+    """Mean squared gradient of the field ``(1, 3, Z, Y, X)`` in units of a tenth (mm per mm)."""
+    total = torch.zeros((), device=vectors.device)
+    for axis, mm in zip((2, 3, 4), grid.spacing_xyz[::-1].tolist(), strict=True):
+        total = total + (vectors.diff(dim=axis) / (0.1 * mm)).square().mean()
+    return total
+
+
+def _symmetric(forward: FloatArray, grid: Grid, backward: FloatArray, back_grid: Grid) -> FloatArray:
+    """Forward field averaged with the inverse of the backward one, both of fixed space."""
+    nodes = grid.index_to_world(np.argwhere(np.ones(grid.shape_zyx, dtype=bool)))
+    inverse = Transform(np.eye(4), backward, back_grid).inverse(nodes) - nodes
+    both = back_grid.contains(nodes)[:, None]
+    own = forward.reshape(-1, 3)
+    return tapered(np.where(both, (own + inverse) / 2, own).reshape(forward.shape))
+
+
+def unfolded(field: FloatArray, grid: Grid) -> FloatArray:
+    """The field, smoothed by as much as it takes that under 0.5 % of it folds."""
+    sigma = 0.5
+    while (jacobian(field, grid) <= 0).mean() >= MOST_FOLDING:
+        field = np.stack([ndimage.gaussian_filter(field[..., c], sigma) for c in range(3)], axis=-1)
+        sigma *= 1.5
+    return field
