@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from zlib import crc32
 
 import lightning as L
 import torch
@@ -78,7 +79,7 @@ class SelfSupervisedModule(L.LightningModule):
         scans = self.trainer.datamodule.scans
         described = [self.describe(p, scans[p.fixed_scan], scans[p.moving_scan]) for p in batch]
         with exact(self.device):
-            terms = self.contrast_terms([d for d in described if d.matched >= LEAST_POINTS])
+            terms = self.contrast_terms(described)
             semantic = torch.cat([d.semantic for d in described])
             if hasattr(self.network, "semantic_head"):
                 terms["semantic"] = self.semantic_term(semantic, torch.cat([d.truth for d in described]))
@@ -88,11 +89,14 @@ class SelfSupervisedModule(L.LightningModule):
             untouched = sum(p.sum() for p in self.network.parameters())  # every parameter takes part in every step, as DDP demands
             return sum((weights[k] * v for k, v in terms.items()), 0 * untouched)
 
-    def contrast_terms(self, usable: list[PairDescriptors]) -> dict[str, Tensor]:
-        """Mean fine and coarse loss over the pairs of all processes, scaled so that averaging the processes' gradients gives its gradient."""
-        channels = self.network_channels
-        bank = offered(usable, self.contrast) if usable else Bank(torch.empty(0, channels, device=self.device), torch.empty(0).to(self.device))
-        bank = Bank(torch.cat(gathered(bank.rows)), torch.cat(gathered(bank.frames.long())))
+    def contrast_terms(self, described: list[PairDescriptors]) -> dict[str, Tensor]:
+        """Mean fine and coarse loss over the pairs of all processes, scaled so that averaging the processes' gradients gives its gradient.
+
+        Pairs with too few common points only offer negatives.
+        """
+        usable = [d for d in described if d.matched >= LEAST_POINTS]
+        own = offered(described, self.contrast)
+        bank = Bank(torch.cat(gathered(own.rows)), torch.cat(gathered(own.frames)))
         number = total(len(usable), self.device)
         if not usable:
             return {}
@@ -132,7 +136,7 @@ class SelfSupervisedModule(L.LightningModule):
         at = (corresponding_anchors if between else corresponding_points)(sides[0], sides[1], h.points, g)
         index = []
         for own, (_, view) in zip((at.fixed_index, at.moving_index), sides, strict=True):
-            cells = all_cells(view, stride) if h.cells is None else random_cells(view, stride, h.cells, g)
+            cells = _shuffled(all_cells(view, stride), g) if h.cells is None else random_cells(view, stride, h.cells, g)
             index.append(torch.cat([own, cells, cells_near(own, view, h.near, h.near_reach, g)]))
         rows = min(len(i) for i in index)
         heads = {
@@ -143,14 +147,14 @@ class SelfSupervisedModule(L.LightningModule):
         registered = fixed.slack_mm + moving.slack_mm if pair.fixed_scan != pair.moving_scan else 0.0
         slack = h.slack_mm if between else registered
         semantic, truth = self.labelled(maps, sides, g)
-        numbers = pair.fixed_frame, pair.moving_frame
-        return PairDescriptors(heads["fine"], heads["coarse"], patient, len(at), slack, numbers, pair.seed, semantic, truth)
+        frames = crc32(fixed.frame.encode()), crc32(moving.frame.encode())  # numbers that are the same in every process
+        return PairDescriptors(heads["fine"], heads["coarse"], patient, len(at), slack, frames, pair.seed, semantic, truth)
 
     def labelled(self, maps: dict[str, Tensor], sides: list[Side], g: Generator) -> tuple[Tensor, Tensor]:
         """Semantic descriptors (N, C) of labelled cells of both views, and what they are (N, ids + 1); none without a semantic head."""
         table = self.trainer.datamodule.table if "semantic" in maps else None
         width = 0 if table is None else len(table) + 1
-        descriptors = [torch.empty(0, maps["semantic"].shape[1] if table else 0, device=self.device)]
+        descriptors = [torch.empty(0, 0 if table is None else maps["semantic"].shape[1], device=self.device)]
         truth = [torch.empty(0, width, dtype=torch.int8, device=self.device)]
         for s, (scan, view) in enumerate(sides):
             if table is not None and scan.labels is not None:
@@ -174,6 +178,10 @@ class SelfSupervisedModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"},
         }
+
+
+def _shuffled(rows: Tensor, g: Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=g).to(rows.device)]
 
 
 def exact(device: torch.device) -> torch.autocast:

@@ -79,7 +79,9 @@ def _cell_range(view: ViewParameters, stride: tuple[int, int, int]) -> tuple[Ten
     return first, torch.maximum(((high + 1) / step).floor() - 1, first)
 
 
-def labelled_cells(scan: Scan, view: ViewParameters, stride: tuple[int, int, int], per_structure: int, g: Generator) -> tuple[Tensor, Tensor]:
+def labelled_cells(
+    scan: Scan, view: ViewParameters, stride: tuple[int, int, int], per_structure: int, g: Generator
+) -> tuple[Tensor, Tensor]:
     """View indices (N, 3) of up to ``per_structure`` random cells of every structure that the view shows, and their label ids (N,).
 
     Unlabelled cells (id 0) come along where the scan's source labels whole structures, so that they are known not to be one of those.
