@@ -7,24 +7,31 @@ A view is a small image whose voxel ``index`` shows the patient position ``affin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-AIR = -1.0
+from .artefacts import AIR, Metal, Table, draw_metal, draw_table, paint_metal, paint_table
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random views; lengths in mm, angles in degrees, intensities on the network's -1..1 scale."""
+    """Ranges of the random views; lengths in mm, angles in degrees, intensities on the network's -1..1 scale.
+
+    ``jitter_mm`` one number or one each along x, y, z. A remap is a curve through ``remap_nodes`` points (a number or a range): of random "steps", or
+    of points moved between their "neighbours" as UAE has it (section 3.3); ``remap_own_range_p`` of them span the view's own range instead of the
+    scale's; ``nonmonotone_p`` of them do not keep the order of intensities, ``invert_p`` turn it round. Air stays air. ``table_p`` is for CT only.
+    ``mirror_p`` of the pairs show a mirrored patient, in both views (:func:`draw_mirror`).
+    """
 
     zoom: tuple[float, float] = (0.8, 1.25)
     stretch: float = 0.08
     rotation_deg: float = 10.0
     large_rotation_p: float = 0.1
     large_rotation_deg: float = 30.0
-    jitter_mm: float = 30.0
+    jitter_mm: float | tuple[float, float, float] = 30.0
     elastic_p: float = 0.7
     elastic_mm: float = 4.0
     elastic_nodes: int = 7
@@ -34,13 +41,19 @@ class Augmentation:
     thick_slice_voxels: tuple[int, int] = (2, 4)
     noise: float = 0.04
     blur_p: float = 0.2
-    blur_voxels: float = 1.2
+    blur_voxels: float | tuple[float, float] = 1.2
     remap_p: float = 0.3
-    remap_nodes: int = 6
+    remap_style: Literal["steps", "neighbours"] = "steps"
+    remap_nodes: int | tuple[int, int] = 6
     remap_strength: float = 0.5
+    remap_own_range_p: float = 0.0
+    nonmonotone_p: float = 0.15
     invert_p: float = 0.1
     bias_p: float = 0.15
     bias_strength: float = 0.4
+    table_p: float = 0.1
+    metal_p: float = 0.05
+    mirror_p: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,8 @@ class ViewParameters:
     """Everything random about one view.
 
     ``affine`` (3, 4): view index (x, y, z) to patient mm; ``displacement`` (1, 3, k, k, k) in mm, order x, y, z, or None; ``box`` (2, 3): kept index
-    range (z, y, x); ``thick`` (axis, voxels) or None; ``remap`` (n,) values at equally spaced inputs, or None; ``bias`` (1, 1, 4, 4, 4) or None.
+    range (z, y, x); ``thick`` (axis, voxels) or None; ``remap`` (n,) values at equally spaced inputs, over the view's own range where
+    ``remap_own_range``, or None; ``bias`` (1, 1, 4, 4, 4) or None; ``mirrored``: what looks like a left kidney is the patient's right one.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -61,19 +75,39 @@ class ViewParameters:
     noise_seed: int
     remap: Tensor | None
     bias: Tensor | None
+    remap_own_range: bool = False
+    table: Table | None = None
+    metal: Metal | None = None
+    mirrored: bool = False
 
     def to(self, device: torch.device) -> ViewParameters:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return ViewParameters(**{**vars(self), **moved})
 
 
-def draw_view(centre_mm: Tensor, shape_zyx: tuple[int, int, int], elastic: bool, a: Augmentation, g: Generator) -> ViewParameters:
-    """Draw one view of about ``2 * shape`` mm around ``centre_mm`` (3,), x, y, z. ``elastic`` allows a smooth deformation."""
+def draw_mirror(a: Augmentation, g: Generator) -> bool:
+    """Whether a pair shows a mirrored patient. To be drawn once for both views: one mirrored view of two would teach that left is right."""
+    return _chance(a.mirror_p, g)
+
+
+def draw_view(
+    centre_mm: Tensor,
+    shape_zyx: tuple[int, int, int],
+    elastic: bool,
+    a: Augmentation,
+    g: Generator,
+    modality: str = "ct",
+    mirror: bool = False,
+) -> ViewParameters:
+    """Draw one view of about ``2 * shape`` mm around ``centre_mm`` (3,), x, y, z, of a scan of ``modality``. ``elastic`` allows a smooth deformation;
+    ``mirror`` turns the view's x axis round."""
     limit = a.large_rotation_deg if _chance(a.large_rotation_p, g) else a.rotation_deg
     scale = 2.0 * _uniform(*a.zoom, g) * (1 + a.stretch * (2 * torch.rand(3, generator=g) - 1))
     matrix = _rotation(torch.deg2rad(limit * (2 * torch.rand(3, generator=g) - 1))) * scale
+    if mirror:
+        matrix = matrix * torch.tensor([-1.0, 1.0, 1.0])
     middle = (torch.tensor(shape_zyx[::-1]) - 1) / 2
-    centre = centre_mm + a.jitter_mm * (2 * torch.rand(3, generator=g) - 1)
+    centre = centre_mm + torch.tensor(a.jitter_mm) * (2 * torch.rand(3, generator=g) - 1)
     affine = torch.cat([matrix, (centre - matrix @ middle)[:, None]], dim=1)
     displacement = None
     if elastic and _chance(a.elastic_p, g):
@@ -87,17 +121,23 @@ def draw_view(centre_mm: Tensor, shape_zyx: tuple[int, int, int], elastic: bool,
     if _chance(a.thick_slice_p, g):
         axis = 0 if _chance(0.7, g) else int(torch.randint(0, 3, (1,), generator=g))
         thick = (axis, int(torch.randint(a.thick_slice_voxels[0], a.thick_slice_voxels[1] + 1, (1,), generator=g)))
+    remap = _draw_remap(a, g) if _chance(a.remap_p, g) else None
+    low, high = a.blur_voxels if isinstance(a.blur_voxels, tuple) else (0.3, a.blur_voxels)
     return ViewParameters(
         shape_zyx=shape_zyx,
         affine=affine,
         displacement=displacement,
         box=box,
         thick=thick,
-        blur=_uniform(0.3, a.blur_voxels, g) if _chance(a.blur_p, g) else 0.0,
+        blur=_uniform(low, high, g) if _chance(a.blur_p, g) else 0.0,
         noise=_uniform(0.0, a.noise, g),
         noise_seed=int(torch.randint(0, 2**31, (1,), generator=g)),
-        remap=_draw_remap(a, g) if _chance(a.remap_p, g) else None,
+        remap=remap,
         bias=a.bias_strength * torch.randn(1, 1, 4, 4, 4, generator=g) if _chance(a.bias_p, g) else None,
+        remap_own_range=remap is not None and _chance(a.remap_own_range_p, g),
+        table=draw_table(g) if modality == "ct" and _chance(a.table_p, g) else None,
+        metal=draw_metal(shape_zyx, modality != "ct", g) if _chance(a.metal_p, g) else None,
+        mirrored=mirror,
     )
 
 
@@ -112,16 +152,19 @@ def cut_view(volume: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tenso
     return _truncate(_degrade(image, view), view)
 
 
-def cut_labels(labels: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tensor:
-    """Labels ``(Z, Y, X)`` at the nearest voxel, int16 ``(z, y, x)`` on the device of the view; UNSURE where the view shows nothing of the scan."""
+def cut_labels(labels: Tensor, mm_to_index: Tensor, view: ViewParameters, mirrored: Tensor) -> Tensor:
+    """Labels ``(Z, Y, X)`` at the nearest voxel, int16 ``(z, y, x)`` on the device of the view; -1 (unsure) where the view shows nothing of the scan.
+
+    ``mirrored`` (ids + 1,) names what each structure is in a mirror (:attr:`training.labels.LabelTable.mirrored`); used if the view is mirrored.
+    """
     index = (_patient_lattice(view) @ mm_to_index[:, :3].T + mm_to_index[:, 3]).round().long().flip(-1)
     size = torch.tensor(labels.shape, device=index.device)
-    inside = ((index >= 0) & (index < size)).all(-1)
     low, high = view.box
     lattice = _index_lattice(view.shape_zyx, index.device).flip(-1)
-    inside &= ((lattice >= low) & (lattice <= high)).all(-1)
+    shown = ((index >= 0) & (index < size) & (lattice >= low) & (lattice <= high)).all(-1)
     z, y, x = torch.minimum(index.clamp(min=0), size - 1).to(labels.device).unbind(-1)
-    return torch.where(inside, labels[z, y, x].to(index.device, torch.int16), -1)
+    ids = torch.where(shown, labels[z, y, x].to(index.device, torch.int16), -1)
+    return torch.where(ids > 0, mirrored.to(ids)[ids.long()], ids) if view.mirrored else ids
 
 
 def to_patient(index_zyx: Tensor, view: ViewParameters) -> Tensor:
@@ -165,12 +208,13 @@ def _crop(volume: Tensor, points_mm: Tensor, mm_to_index: Tensor) -> tuple[Tenso
 
 
 def _degrade(image: Tensor, view: ViewParameters) -> Tensor:
-    """Contrast, thick slices, blur, noise: what another scanner would have made of the same patient."""
+    """Table and metal, contrast, thick slices, blur, noise: what another scanner would have made of the same patient."""
+    if view.table is not None:
+        image = paint_table(image, view.table)
+    if view.metal is not None:
+        image = paint_metal(image, view.metal)
     if view.remap is not None:
-        position = (image + 1) / 2 * (len(view.remap) - 1)
-        low = position.floor().clamp(0, len(view.remap) - 2)
-        left = view.remap[low.long()]
-        image = left + (view.remap[low.long() + 1] - left) * (position - low)
+        image = _remapped(image, view.remap, view.remap_own_range)
     if view.bias is not None:
         gain = F.interpolate(view.bias, size=image.shape[2:], mode="trilinear", align_corners=True).exp()
         image = (image - AIR) * gain + AIR
@@ -184,6 +228,18 @@ def _degrade(image: Tensor, view: ViewParameters) -> Tensor:
     generator = Generator(image.device).manual_seed(view.noise_seed)
     image = image + view.noise * torch.randn(image.shape, generator=generator, device=image.device)
     return image.clamp(-1, 1)
+
+
+def _remapped(image: Tensor, curve: Tensor, own_range: bool) -> Tensor:
+    """Intensities through a curve over -1..1, or over the range of what is not air."""
+    shown = image > AIR + 1e-3
+    low = torch.where(shown, image, 1.0).amin() if own_range else image.new_tensor(AIR)
+    high = torch.maximum(torch.where(shown, image, AIR).amax(), low + 1e-3) if own_range else image.new_tensor(1.0)
+    position = ((image - low) / (high - low)).clamp(0, 1) * (len(curve) - 1)
+    node = position.floor().clamp(0, len(curve) - 2)
+    left = curve[node.long()]
+    value = (left + (curve[node.long() + 1] - left) * (position - node) + 1) / 2 * (high - low) + low
+    return torch.where(shown, value, image) if own_range else value
 
 
 def _truncate(image: Tensor, view: ViewParameters) -> Tensor:
@@ -209,13 +265,22 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def _draw_remap(a: Augmentation, g: Generator) -> Tensor:
-    """A random, mostly increasing curve over -1..1 that keeps air at air; sometimes inverted tissue contrast (UAE section 3.3)."""
-    steps = torch.rand(a.remap_nodes - 1, generator=g) ** 1.5 + 0.15
-    curve = torch.cat([torch.zeros(1), steps.cumsum(0)])
-    curve = 2 * curve / curve[-1] - 1
-    straight = torch.linspace(-1, 1, a.remap_nodes)
-    mix = a.remap_strength + (1 - a.remap_strength) * torch.rand(1, generator=g)
-    curve = mix * curve + (1 - mix) * straight
+    """A random curve over -1..1 that keeps air at air: rising, inverted, or in any order."""
+    low, high = a.remap_nodes if isinstance(a.remap_nodes, tuple) else (a.remap_nodes, a.remap_nodes)
+    n = int(torch.randint(low, high + 1, (1,), generator=g))
+    straight = torch.linspace(-1, 1, n)
+    if a.remap_style == "neighbours":
+        curve = straight.clone()
+        for i in range(1, n - 1):
+            curve[i] = curve[i - 1] + (straight[i + 1] - curve[i - 1]) * torch.rand(1, generator=g)
+    else:
+        steps = torch.rand(n - 1, generator=g) ** 1.5 + 0.15
+        curve = torch.cat([torch.zeros(1), steps.cumsum(0)])
+        curve = 2 * curve / curve[-1] - 1
+        mix = a.remap_strength + (1 - a.remap_strength) * torch.rand(1, generator=g)
+        curve = mix * curve + (1 - mix) * straight
+    if _chance(a.nonmonotone_p, g):
+        curve = torch.cat([curve[:1], 2 * torch.rand(n - 1, generator=g) ** 0.8 - 1])
     if _chance(a.invert_p, g):
         curve = torch.cat([curve[:1], curve[1:].flip(0)])
     return curve

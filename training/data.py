@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
 
-from .augment import Augmentation, ViewParameters, draw_view
+from .augment import Augmentation, ViewParameters, draw_mirror, draw_view
 from .labels import LabelTable
 from .scan import Scan, load_scans, read_index
 
@@ -112,8 +112,12 @@ class PairStream(IterableDataset):
         seeds = self.scans[moving].seeds
         point = seeds[int(torch.randint(0, len(seeds), (1,), generator=g))].float()
         shape = self._shape(fixed, g)
+        mirror = draw_mirror(self.augmentation, g)
         views = [
-            draw_view(_view_centre(self.scans[moving], point, shape), shape, elastic, self.augmentation, g) for elastic in (False, True)
+            draw_view(
+                _view_centre(self.scans[moving], point, shape), shape, i == 1, self.augmentation, g, self.scans[scan].modality, mirror
+            )
+            for i, scan in enumerate((fixed, moving))
         ]
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
@@ -126,10 +130,11 @@ class PairStream(IterableDataset):
             return None
         anchor = common[int(torch.randint(0, len(common), (1,), generator=g))]
         shape = self._shape(fixed, g)
+        mirror = draw_mirror(self.augmentation, g)
         views = []
         for scan in (self.scans[fixed], self.scans[moving]):
             index = scan.mm_to_index[:, :3] @ scan.anchors[anchor] + scan.mm_to_index[:, 3]
-            views.append(draw_view(_view_centre(scan, index.flip(0), shape), shape, False, self.augmentation, g))
+            views.append(draw_view(_view_centre(scan, index.flip(0), shape), shape, False, self.augmentation, g, scan.modality, mirror))
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
     def _shape(self, scan: int, g: Generator) -> tuple[int, int, int]:

@@ -159,8 +159,12 @@ class SelfSupervisedModule(L.LightningModule):
         for s, (scan, view) in enumerate(sides):
             if table is not None and scan.labels is not None:
                 index, ids = labelled_cells(scan, view, self.network.fine_stride, self.semantic.per_structure, g)
+                known = scan.known.to(self.device)
+                if view.mirrored:
+                    swap = table.mirrored.long().to(self.device)
+                    ids, known = swap[ids], known[swap]
                 descriptors.append(sample_descriptors(maps["semantic"][s : s + 1], self.network.fine_stride, index))
-                truth.append(table.truth(ids, scan.known.to(self.device)))
+                truth.append(table.truth(ids, known))
         return torch.cat(descriptors), torch.cat(truth)
 
     def configure_optimizers(self):

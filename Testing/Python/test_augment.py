@@ -11,13 +11,15 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Generator, Tensor
 
-from training.augment import AIR, Augmentation, ViewParameters, cut_view, draw_view, from_patient, to_patient
+from training.artefacts import AIR, METAL, RIM, TISSUE, Metal, Table, draw_metal, draw_table, paint_metal, paint_table
+from training.augment import Augmentation, ViewParameters, cut_labels, cut_view, draw_mirror, draw_view, from_patient, to_patient
+from training.labels import UNSURE, LabelTable
 
 SHAPE = (24, 32, 28)
 CENTRE = torch.tensor([15.0, -40.0, 300.0])
-CLEAR = Augmentation(jitter_mm=10, truncate_p=0, thick_slice_p=0, noise=0, blur_p=0, remap_p=0, bias_p=0)
+CLEAR = Augmentation(jitter_mm=10, truncate_p=0, thick_slice_p=0, noise=0, blur_p=0, remap_p=0, bias_p=0, table_p=0, metal_p=0)
 STILL = replace(CLEAR, zoom=(1, 1), stretch=0, rotation_deg=0, large_rotation_p=0, jitter_mm=0)
-ROUGH = Augmentation(truncate_p=1, thick_slice_p=1, noise=0.3, blur_p=1, remap_p=1, bias_p=1, elastic_p=1)
+ROUGH = Augmentation(truncate_p=1, thick_slice_p=1, noise=0.3, blur_p=1, remap_p=1, bias_p=1, elastic_p=1, table_p=1, metal_p=1)
 SLOPE = 0.009
 
 
@@ -150,6 +152,89 @@ def test_deformation_only_where_it_is_allowed() -> None:
     assert view(0, True, a).displacement.shape == (1, 3, 7, 7, 7)
 
 
+@pytest.mark.parametrize("jitter", [(0.0, 6.0, 30.0), (30.0, 0.0, 2.0)])
+def test_jitter_can_differ_along_the_axes(jitter: tuple[float, float, float]) -> None:
+    middle = (torch.tensor(SHAPE).float() - 1)[None] / 2
+    moved = torch.stack([to_patient(middle, view(s, False, replace(STILL, jitter_mm=jitter)))[0] - CENTRE for s in range(20)]).abs()
+    assert (moved.amax(0) <= torch.tensor(jitter) + 1e-3).all()
+    assert (moved.amax(0) >= 0.6 * torch.tensor(jitter) - 1e-3).all()
+
+
+# --- parts of volumes -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_view_needs_only_the_part_of_the_volume_around_it(seed: int) -> None:
+    """All that lies more than two voxels outside the view is damaged, and the view is the same."""
+    volume, mm_to_index = ramp(2)
+    v = view(seed, True, replace(CLEAR, elastic_p=1), (12, 16, 14))
+    index = to_patient(all_indices(v.shape_zyx), v) @ mm_to_index[:, :3].T + mm_to_index[:, 3]
+    low, high = (index.amin(0) - 2).floor().long().flip(0), (index.amax(0) + 3).ceil().long().flip(0)
+    damaged = torch.full_like(volume, float("nan"))
+    box = tuple(slice(max(0, a), b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+    damaged[box] = volume[box]
+    assert torch.equal(cut_view(damaged, mm_to_index, v), cut_view(volume, mm_to_index, v))
+
+
+@pytest.mark.parametrize("shift", [(-100.0, 0.0, 0.0), (0.0, 90.0, 0.0), (60.0, -60.0, 90.0)])
+def test_a_view_that_leaves_the_volume_is_the_same_as_one_of_a_padded_volume(shift: tuple[float, float, float]) -> None:
+    volume, mm_to_index = ramp(0)
+    v = draw_view(CENTRE + torch.tensor(shift), SHAPE, False, CLEAR, seeded(1))
+    padded = torch.nn.functional.pad(volume, [40] * 6, value=AIR)
+    moved = torch.cat([mm_to_index[:, :3], mm_to_index[:, 3:] + 40], dim=1)
+    torch.testing.assert_close(cut_view(volume, mm_to_index, v), cut_view(padded, moved, v), atol=2e-4, rtol=0)
+
+
+def test_half_precision_volumes_give_float32_views() -> None:
+    volume, mm_to_index = ramp(1)
+    half, full = (cut_view(x, mm_to_index, view(1, False)) for x in (volume.half(), volume))
+    assert half.dtype == torch.float32
+    assert (half - full).abs().max() < 6e-4
+
+
+# --- labels and mirrors ---------------------------------------------------------------------------------------------------------------
+
+BOX_MM = torch.tensor([[0.5, 0, 0, 0], [0, 0.5, 0, 0], [0, 0, 0.5, 0]])
+TO_ITSELF = torch.arange(9, dtype=torch.int16)
+
+
+def test_labels_are_those_of_the_nearest_voxel_and_unsure_outside() -> None:
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 9, (20, 24, 28)).astype(np.int16))
+    v = draw_view(torch.tensor([27.0, 23.0, 19.0]), (16, 48, 16), False, replace(CLEAR, truncate_p=1), seeded(3))
+    cut = cut_labels(labels, BOX_MM, v, TO_ITSELF)
+    assert cut.dtype == torch.int16
+    for voxel in all_indices(v.shape_zyx).long().tolist()[::61]:
+        x, y, z = (to_patient(torch.tensor([voxel]).float(), v)[0] / 2).round().long().tolist()
+        low, high = v.box.tolist()
+        shown = 0 <= z < 20 and 0 <= y < 24 and 0 <= x < 28 and all(a <= i <= b for a, i, b in zip(low, voxel, high, strict=True))
+        assert cut[tuple(voxel)] == (labels[z, y, x] if shown else UNSURE)
+    assert len(cut.unique()) > 5
+
+
+def test_a_mirrored_view_shows_the_left_as_the_right_in_image_and_labels() -> None:
+    table = LabelTable.read()
+    left, right, liver = (table.id_of(n) for n in ("kidney_left", "kidney_right", "liver"))
+    labels = torch.zeros(20, 24, 28, dtype=torch.int16)
+    labels[..., 18:], labels[..., :4], labels[0] = left, liver, UNSURE
+    image = labels.float() / 200
+    at = torch.tensor([27.0, 23.0, 19.0])
+    plain, mirrored = (draw_view(at, (20, 24, 28), False, STILL, seeded(0), mirror=m) for m in (False, True))
+    assert torch.linalg.det(plain.affine[:, :3]) > 0 > torch.linalg.det(mirrored.affine[:, :3])
+    for v, seen in ((plain, left), (mirrored, right)):
+        cut = cut_labels(labels, BOX_MM, v, table.mirrored)
+        assert set(cut.unique().tolist()) == {UNSURE, 0, liver, seen}
+        assert (cut == liver).sum() == (labels == liver).sum()
+    torch.testing.assert_close(cut_view(image, BOX_MM, mirrored), cut_view(image, BOX_MM, plain).flip(4), atol=1e-5, rtol=0)
+    index = torch.rand(20, 3) * 20
+    torch.testing.assert_close(from_patient(to_patient(index, mirrored), mirrored), index, atol=1e-3, rtol=0)
+
+
+def test_a_mirror_is_drawn_for_a_pair_and_never_unasked() -> None:
+    drawn = [draw_mirror(replace(CLEAR, mirror_p=0.5), seeded(s)) for s in range(40)]
+    assert 8 < sum(drawn) < 32
+    assert not any(draw_mirror(Augmentation(), seeded(s)) for s in range(40))
+
+
 # --- field of view --------------------------------------------------------------------------------------------------------------------
 
 
@@ -197,7 +282,7 @@ def test_noise_has_its_strength_and_its_own_seed() -> None:
 
 
 def test_a_remap_keeps_air_at_air_and_the_order_of_tissues() -> None:
-    a = replace(STILL, remap_p=1, remap_strength=1, invert_p=0)
+    a = replace(STILL, remap_p=1, remap_strength=1, invert_p=0, nonmonotone_p=0)
     levels = torch.linspace(-1, 1, 41)
     volume = levels.repeat_interleave(4)[:, None, None].expand(164, 40, 40).contiguous()
     mm_to_index = torch.tensor([[0.5, 0, 0, 20], [0, 0.5, 0, 20], [0, 0, 0.5, 81.5]])
@@ -211,7 +296,7 @@ def test_a_remap_keeps_air_at_air_and_the_order_of_tissues() -> None:
 
 
 def test_an_inverted_remap_turns_the_tissues_round_but_not_the_air() -> None:
-    v = view(0, False, replace(STILL, remap_p=1, invert_p=1))
+    v = view(0, False, replace(STILL, remap_p=1, invert_p=1, nonmonotone_p=0))
     assert float(v.remap[0]) == pytest.approx(-1)
     assert (v.remap[1:].diff() < 0).all()
 
@@ -224,3 +309,127 @@ def test_a_bias_field_multiplies_what_is_above_air() -> None:
     assert float(gain.std()) > 0.02
     empty = torch.full((96, 96, 96), AIR)
     assert (cut_view(empty, ramp(0)[1], v) == AIR).all()
+
+
+def test_a_nonmonotone_remap_changes_the_order_of_tissues_but_not_the_air() -> None:
+    curves = [view(s, False, replace(STILL, remap_p=1, nonmonotone_p=1, invert_p=0)).remap for s in range(8)]
+    assert all(float(c[0]) == pytest.approx(AIR) and c.abs().max() <= 1 for c in curves)
+    assert sum(bool((c.diff() < 0).any() and (c[1:].diff() > 0).any()) for c in curves) >= 6
+
+
+def test_neighbours_move_between_their_neighbours() -> None:
+    """UAE section 3.3: each inner ordinate is drawn uniformly between the one before it and the next one of the identity."""
+    a = replace(STILL, remap_p=1, remap_style="neighbours", remap_nodes=(5, 15), nonmonotone_p=0, invert_p=0)
+    curves = [view(s, False, a).remap for s in range(60)]
+    assert {len(c) for c in curves} == set(range(5, 16))
+    for curve in curves:
+        straight = torch.linspace(-1, 1, len(curve))
+        assert (curve.diff() >= 0).all()
+        assert (curve[1:-1] <= straight[2:] + 1e-6).all()
+        assert curve[[0, -1]].tolist() == [-1, 1]
+    share = torch.stack([(c[1] + 1) / (2 * torch.linspace(0, 1, len(c))[2]) for c in curves])
+    assert 0.35 < share.mean() < 0.65
+    assert share.std() > 0.2
+
+
+def test_a_remap_over_the_own_range_keeps_its_ends() -> None:
+    levels = torch.linspace(-0.4, 0.3, 40)
+    volume = torch.cat([torch.full((20,), AIR), levels.repeat_interleave(4)])[:, None, None].expand(180, 40, 40).contiguous()
+    mm_to_index = torch.tensor([[0.5, 0, 0, 20], [0, 0.5, 0, 20], [0, 0, 0.5, 89.5]])
+    v = replace(
+        draw_view(torch.zeros(3), (180, 4, 4), False, STILL, seeded(0)), remap=torch.tensor([-1.0, -0.8, 1.0]), remap_own_range=True
+    )
+    out = cut_view(volume, mm_to_index, v)[0, 0, :, 2, 2]
+    assert (out[:19] == AIR).all()
+    assert [float(out[22]), float(out[98]), float(out[-1])] == pytest.approx([-0.4, -0.4 + 0.1 * 0.7, 0.3], abs=0.01)
+
+
+def test_blur_can_be_given_as_a_range() -> None:
+    widths = [view(s, False, replace(STILL, blur_p=1, blur_voxels=(0.0, 2.0))).blur for s in range(40)]
+    assert 0 < min(widths) < 0.3
+    assert 1.7 < max(widths) <= 2
+
+
+def test_the_settings_of_the_papers_can_be_written() -> None:
+    """SAM: zoom and noise only; UAE-M: rotation, contrast through moved control points, blur up to 4 mm."""
+    sam = Augmentation(
+        zoom=(0.8, 1.2), stretch=0, rotation_deg=0, large_rotation_p=0, elastic_p=0, truncate_p=0, thick_slice_p=0, noise=8e-6
+    )
+    sam = replace(sam, blur_p=0, remap_p=0, bias_p=0, table_p=0, metal_p=0)
+    for v in (draw_view(CENTRE, (32, 96, 96), True, sam, seeded(s)) for s in range(5)):
+        scale = v.affine[:, :3].norm(dim=0)
+        torch.testing.assert_close(v.affine[:, :3], torch.eye(3) * scale[0])
+        assert v.displacement is v.thick is v.remap is v.bias is v.table is v.metal is None
+    uae = replace(sam, rotation_deg=5, blur_p=1, blur_voxels=(0, 2), remap_p=0.9, remap_style="neighbours", remap_nodes=(5, 15))
+    uae = replace(uae, remap_own_range_p=0.3, nonmonotone_p=0, invert_p=0.3)
+    drawn = [draw_view(CENTRE, (32, 96, 96), True, uae, seeded(s), "mr") for s in range(60)]
+    changed = [v for v in drawn if v.remap is not None]
+    assert 45 < len(changed) < 60
+    assert 6 < sum(v.remap_own_range for v in changed) < 30
+    assert 6 < sum(bool(v.remap[1] > v.remap[-1]) for v in changed) < 30
+
+
+# --- table and metal ------------------------------------------------------------------------------------------------------------------
+
+
+def patient(shape: tuple[int, int, int] = (8, 60, 64)) -> Tensor:
+    """A body that lies free in air, with air in it."""
+    image = torch.full((1, 1, *shape), AIR)
+    image[..., 10:36, 16:48] = 0.1
+    image[..., 20:26, 24:36] = -0.9
+    return image
+
+
+def test_the_table_lies_under_the_patient_only() -> None:
+    for seed in range(20):
+        table = draw_table(seeded(seed))
+        out = paint_table(patient(), table)
+        changed = out != patient()
+        assert changed.any()
+        rows = changed.any(4).any(2)[0, 0].nonzero()[:, 0]
+        assert rows.min() >= 36 - table.sagitta * 2
+        assert not changed[..., :36, 16:48].any(), "neither in the patient nor above"
+        assert (out[changed] > AIR).all()
+        assert torch.equal(out[:, :, 0], out[:, :, -1]), "the same in all slices"
+
+
+def test_a_table_touches_the_back_has_a_shell_and_bends_upwards_at_its_edges() -> None:
+    flat = paint_table(patient(), Table(gap=0, thickness=6, sagitta=0, middle=0.5, shell=0.2, core=-0.9))[0, 0, 0]
+    assert flat[36:43, 32].tolist() == pytest.approx([0.2, 0.2, -0.9, -0.9, -0.9, 0.2, -1])
+    assert torch.equal(flat[:, 0], flat[:, 63])
+    bent = paint_table(patient(), Table(gap=0, thickness=6, sagitta=10, middle=0.5, shell=0.2, core=-0.9))[0, 0, 0]
+    assert (bent[:, 2] > AIR).nonzero()[0, 0] < 30 < 36 == (bent[:, 32] == 0.2).nonzero()[0, 0]
+
+
+def test_metal_shines_and_throws_rays_in_its_slices() -> None:
+    image = patient((40, 60, 64))
+    metal = Metal((20.0, 30.0, 40.0), radius=3.0, void=False, streaks=4, phase=0.0, strength=0.5, reach=10.0)
+    out = paint_metal(image, metal)
+    assert (out[0, 0, 20, 28:33, 38:43] == METAL).all()
+    change = (out - image).abs()[0, 0]
+    assert change[20, 30, 46] > 0.1
+    assert change[:10].max() < 0.01
+    assert change[31:].max() < 0.01
+    signs = (out - image)[0, 0, 20, 33:36, 30:48]
+    assert signs.min() < -0.1 < 0.1 < signs.max()
+    assert out.abs().max() <= 1
+
+
+def test_metal_in_mr_is_a_void_with_a_rim() -> None:
+    metal = replace(draw_metal((8, 60, 64), True, seeded(1)), centre=(4.0, 30.0, 40.0), radius=4.0)
+    out = paint_metal(patient(), metal)[0, 0, 4, 30]
+    assert float(out[40]) == float(out[43]) == AIR
+    assert float(out[45]) == pytest.approx(RIM)
+    assert torch.equal(out[:30], patient()[0, 0, 4, 30, :30])
+
+
+def test_tables_are_for_ct_and_metal_depends_on_the_modality() -> None:
+    ct, mr = (draw_view(CENTRE, SHAPE, False, ROUGH, seeded(0), m) for m in ("ct", "mr"))
+    assert ct.table is not None
+    assert mr.table is None
+    assert not ct.metal.void
+    assert mr.metal.void
+    volume = torch.full((96, 96, 96), AIR)
+    volume[20:70, 20:60, 20:70] = 0.2
+    with_table = cut_view(volume, ramp(0)[1], replace(view(0, False, STILL, (32, 64, 64)), table=ct.table))
+    assert (with_table > TISSUE).sum() > (cut_view(volume, ramp(0)[1], view(0, False, STILL, (32, 64, 64))) > TISSUE).sum()
