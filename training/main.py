@@ -8,9 +8,9 @@ from .data import PairDataModule
 from .modules import SelfSupervisedModule
 
 
-def main(args: list[str] | None = None) -> None:
+def main(args: list[str] | None = None) -> LightningCLI:
     """Run the Lightning command line; every option of the YAML file can be given as a flag."""
-    LightningCLI(SelfSupervisedModule, PairDataModule, save_config_kwargs={"overwrite": True}, args=args)
+    return LightningCLI(SelfSupervisedModule, PairDataModule, save_config_kwargs={"overwrite": True}, args=args)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,10 @@ def test_three_heads_are_embedded_and_matched() -> None:
     assert scan.embedding.fine.shape[3] == 16
     lengths = np.linalg.norm(scan.embedding.fine.astype(np.float32).reshape(*scan.shape, 2, 8), axis=4)
     np.testing.assert_allclose(lengths, 1, atol=2e-3)
-    points = np.array([[40.0, 44.0, 52.0], [30.0, 60.0, 36.0]])
-    for match, point in zip(session.match(scan, points, scan), points, strict=True):
-        assert match.similarity == pytest.approx(1, abs=0.02), "the mean of three cosines"
-        assert np.linalg.norm(match.point_lps - point) < 2.5
+    cells = np.array([[3, 10, 20], [12, 7, 15], [20, 18, 4]])
+    query = scan.query(scan.embedding.fine_grid.index_to_world(cells))
+    torch.testing.assert_close(query.fine.unflatten(1, (2, 8)).norm(dim=2), torch.ones(3, 2), atol=2e-3, rtol=0)
+    scores = scan.full_scores(query)
+    for cell, score, coarse in zip(cells, scores, scan.coarse_scores(query), strict=True):
+        assert tuple(np.unravel_index(int(score.argmax()), score.shape)) == tuple(cell)
+        assert 2 / 3 + float(coarse.max()) / 3 + 2e-3 >= float(score.max()) > 0.9, "the mean of three cosines, two of them 1"

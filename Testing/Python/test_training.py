@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -254,11 +255,12 @@ def module(**changes: object) -> SelfSupervisedModule:
     return SelfSupervisedModule(Compact(**TINY), ContrastOptions(fine_pool=150, fine_keep=60), **arguments)
 
 
-def train(folder: Path, recorder: Recorder, resume: Path | None = None) -> SelfSupervisedModule:
+def train(folder: Path, recorder: Recorder, resume: Path | None = None, **changes: int) -> SelfSupervisedModule:
     data = PairDataModule(str(folder / "index.csv"), Augmentation(), pairs_per_step=1, max_view=(48, 48, 48), cross_p=0.5)
     trained = module()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    trainer = L.Trainer(accelerator="cpu", max_steps=STEPS, num_sanity_val_steps=0, callbacks=[recorder], default_root_dir=folder, **quiet)
+    settings = {"max_steps": STEPS, "num_sanity_val_steps": 0, "default_root_dir": folder} | quiet | changes
+    trainer = L.Trainer(accelerator="cpu", callbacks=[recorder], **settings)
     trainer.fit(trained, data, ckpt_path=resume)
     return trained
 
@@ -298,6 +300,39 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
         assert loss == pytest.approx(reference.losses[step], rel=1e-4), f"step {step}"
     for name, value in continued.network.state_dict().items():
         torch.testing.assert_close(value, trained.network.state_dict()[name], atol=1e-5, rtol=1e-3)
+
+
+class EveryBatch(Recorder):
+    """Keeps the loss of every batch, by its number in this run."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict, batch: object, batch_idx: int) -> None:
+        self.losses[len(self.losses)] = float(outputs["loss"])
+        if self.die and trainer.global_step == 1:
+            trainer.save_checkpoint(self.checkpoint)
+            raise RuntimeError("killed")
+
+
+def test_a_run_that_accumulates_gradients_resumes_where_it_was(folder: Path) -> None:
+    whole, first, second = (EveryBatch(folder / "accumulated.ckpt", die=i == 1) for i in range(3))
+    train(folder, whole, max_steps=2, accumulate_grad_batches=2)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(folder, first, max_steps=2, accumulate_grad_batches=2)
+    train(folder, second, first.checkpoint, max_steps=2, accumulate_grad_batches=2)
+    assert (len(whole.losses), len(first.losses), len(second.losses)) == (4, 2, 2)
+    assert [*first.losses.values(), *second.losses.values()] == pytest.approx(list(whole.losses.values()), rel=1e-4)
+
+
+def test_examples_are_counted_over_steps_batches_and_processes(folder: Path) -> None:
+    data = PairDataModule(folder / "index.csv", Augmentation(), pairs_per_step=3, seed=9)
+    data.scans = [blank("a", "p")]
+    data.trainer = SimpleNamespace(world_size=4, global_rank=2, global_step=10, accumulate_grad_batches=5)
+    numbers = []
+    examples = data.train_dataloader().dataset
+    examples.draw = numbers.append
+    first_of(examples, 4)
+    start = 10 * 5 * 4 * 3 + 2 * 3
+    assert numbers == [start, start + 1, start + 2, start + 12]
+    assert examples.seed == 9
 
 
 def test_the_described_points_are_the_same_patient_points_in_both_views(folder: Path) -> None:
