@@ -33,11 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seed in (("own", 0), ("held", 1)):
         patient = make_patient(seed)
         affine = np.diag([*SPACING, 1.0])
-        affine[:3, 3] = patient.to_patient([(0, 0, -60)])[0] - [100, 80, 66]
-        grid = Grid((22, 40, 50), affine)
+        affine[:3, 3] = patient.to_patient([(0, 0, -60)])[0] - [80, 68, 54]
+        grid = Grid((18, 34, 40), affine)
         write_volume(replace(render(patient, grid), name=name), folder / f"{name}.nii.gz")
         shown = [Point(k, tuple(map(float, p))) for k, p in landmarks(patient) if grid.contains(p)[0]]
-        assert len(shown) > 3
+        assert len(shown) >= 3
         write_points(PointList(tuple(shown)), folder / f"{name}.mrk.json")
     return folder
 
@@ -63,7 +63,7 @@ def test_one_command_trains_measures_and_writes_a_model(
     for when in ("before", "after"):
         assert set(figures[when]) == {"known warp, held-out scans", "landmarks, held-out scans"}
         for what, values in figures[when].items():
-            assert values["n"] > 3
+            assert values["n"] >= 3
             assert f"{when}: {what}: n {values['n']}, median_mm {values['median_mm']:g}" in printed
     state, start = tuned.network.state_dict(), base.network.state_dict()
     moved = {k for k in start if not torch.equal(state[k], start[k])}
