@@ -104,9 +104,9 @@ class LabelTable:
 
     @cached_property
     def mirrored(self) -> Tensor:
-        """Ids ``(ids + 1,)`` with left and right exchanged: what each structure is in a mirror."""
+        """Ids ``(ids + 1,)`` with left and right exchanged: what each structure is in a mirror. The chambers of the heart keep their names there."""
         swap = {"left": "right", "right": "left"}
-        names = ["_".join(swap.get(word, word) for word in s.name.split("_")) for s in self.structures]
+        names = ["_".join(swap.get(w, w) if s.part_of != "heart" else w for w in s.name.split("_")) for s in self.structures]
         return torch.tensor([0] + [self.id_of(name) or i for i, name in enumerate(names, start=1)], dtype=torch.int16)
 
     def known(self, ids: Iterable[int]) -> NDArray[np.bool_]:

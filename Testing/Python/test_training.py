@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import sys
@@ -18,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from training import export, prepare
+from training import export
 from training.augment import Augmentation, to_patient
 from training.calibrate import Samples, cut, fit, logistic
 from training.data import PairDataModule, PairParameters, PairStream, with_anchors
@@ -362,57 +361,6 @@ def test_batch_norm_is_frozen_from_its_step_on(step: int, moves: bool) -> None:
     norms = [layer for layer in trained.network.modules() if isinstance(layer, torch.nn.BatchNorm3d)]
     assert norms
     assert {layer.training for layer in norms} == {moves}
-
-
-# --- the index ------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "frame"),
-    [
-        ("sts002_ct", "sts002"),
-        ("sts002_mrT1", "sts002"),
-        ("sts001_ct", "sts001_ct"),
-        ("sts001_mrT1", "sts001_mrT1"),
-        ("prostx0000_T2tra", "prostx0000"),
-        ("mscs07_mni_FLAIR", "mscs07"),
-        ("ms01_s2_T1w", "ms01_s2"),
-        ("sct_mt0", "sct_mt"),
-        ("sct_mt_t1w", "sct_mt"),
-        ("sct_sub01_MTon", "sct_sub01"),
-        ("sct_sub01_MToff", "sct_sub01"),
-        ("sct_t2_lumbar", "sct_t2_lumbar"),
-        ("lidc_0001_chest", "lidc_0001_chest"),
-    ],
-)
-def test_only_scans_known_to_be_aligned_share_a_frame(name: str, frame: str) -> None:
-    assert prepare.frame_of(name, {"sts002"}) == frame
-
-
-def test_the_index_lists_the_training_scans_with_their_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tmp_path / "data"
-    (source / "train").mkdir(parents=True)
-    rows = [
-        "name,split,modality,licence",
-        "sts001_ct,train,CT,MIT",
-        "sts002_ct,train,CT,MIT",
-        "sts002_mrT1,train,MR,BSD",
-        "x_ct,dev,CT,MIT",
-    ]
-    (source / "INDEX.csv").write_text("\n".join(rows) + "\n")
-    pairs = [{"fixed": f"ct/{n}_ct.nii.gz", "moving": "", "mi_shift_mm": mm} for n, mm in (("sts001", 8.1), ("sts002", 8.0))]
-    (source / "train" / "ctmr_pairs.json").write_text(json.dumps(pairs))
-    monkeypatch.setattr(sys, "argv", ["prepare", "--source", str(source), "--out", str(tmp_path / "runs" / "index.csv")])
-    prepare.main()
-    found = read_index(tmp_path / "runs" / "index.csv")
-    assert [(r["modality"], r["frame"], r["licence"]) for r in found] == [
-        ("ct", "sts001_ct", "MIT"),
-        ("ct", "sts002", "MIT"),
-        ("mr", "sts002", "BSD"),
-    ]
-    assert found[2]["path"] == str(source / "train" / "mr" / "sts002_mrT1.nii.gz")
-    with (tmp_path / "runs" / "index.csv").open(newline="") as file:
-        assert not any(Path(r["path"]).is_absolute() for r in csv.DictReader(file)), "so that the folder can move"
 
 
 # --- export ---------------------------------------------------------------------------------------------------------------------------
