@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
 
 from .augment import Augmentation, ViewParameters, draw_mirror, draw_view
+from .labels import LabelTable
 from .scan import Scan, load_scans, read_index
 
 LEAST_COMMON = 500
@@ -40,6 +41,17 @@ def with_anchors(scans: list[Scan], path: Path) -> list[Scan]:
     return [replace(s, anchors=places[known[s.name]], tissue=tissue[known[s.name]]) if s.name in known else s for s in scans]
 
 
+def in_frames(scans: list[Scan], rows: list[dict[str, str]]) -> list[Scan]:
+    """The scans in the frames of their index rows: those that :mod:`training.align` registered get the millimetres of the other scan."""
+    placed = []
+    for scan, row in zip(scans, rows, strict=True):
+        if row.get("frame_to_scan"):
+            matrix = torch.tensor([float(v) for v in row["frame_to_scan"].split()], dtype=torch.float64).reshape(3, 4)
+            scan = scan.in_frame(matrix, float(row["slack_mm"]))
+        placed.append(scan)
+    return placed
+
+
 def common_anchors(fixed: Scan, moving: Scan) -> Tensor:
     """Row numbers of the anchors that both scans show in the same tissue, as far as that is known."""
     if not len(fixed.anchors) or not len(moving.anchors):
@@ -50,7 +62,11 @@ def common_anchors(fixed: Scan, moving: Scan) -> Tensor:
 
 
 class PairStream(IterableDataset):
-    """Endless :class:`PairParameters`; example number i of a seed is always the same, so a resumed run continues exactly."""
+    """Endless :class:`PairParameters`; example number i of a seed is always the same, so a resumed run continues exactly.
+
+    Of ``processes`` that train together, number ``rank`` gets ``block`` examples, then the next gets the following: together they see what one
+    process with the larger block would.
+    """
 
     def __init__(
         self,
@@ -61,9 +77,14 @@ class PairStream(IterableDataset):
         max_view: tuple[int, int, int],
         cross_p: float,
         between_p: float = 0.0,
+        least_view: float = 0.8,
+        rank: int = 0,
+        processes: int = 1,
+        block: int = 1,
     ) -> None:
         self.scans, self.augmentation, self.seed, self.first = scans, augmentation, seed, first
-        self.max_view, self.cross_p, self.between_p = max_view, cross_p, between_p
+        self.max_view, self.cross_p, self.between_p, self.least_view = max_view, cross_p, between_p, least_view
+        self.rank, self.processes, self.block = rank, processes, block
         self.frames: dict[str, list[int]] = defaultdict(list)
         for i, scan in enumerate(scans):
             self.frames[scan.frame].append(i)
@@ -71,10 +92,11 @@ class PairStream(IterableDataset):
         self.weights = extent.clamp(min=1)
 
     def __iter__(self) -> Iterator[PairParameters]:
-        number = self.first
+        number = self.first + self.rank * self.block
         while True:
-            yield self.draw(number)
-            number += 1
+            for i in range(self.block):
+                yield self.draw(number + i)
+            number += self.processes * self.block
 
     def draw(self, number: int) -> PairParameters:
         """Example ``number``: two views around one random point of the body."""
@@ -116,7 +138,7 @@ class PairStream(IterableDataset):
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
     def _shape(self, scan: int, g: Generator) -> tuple[int, int, int]:
-        z, y, x = (_view_size(n, m, g) for n, m in zip(self.scans[scan].image.shape, self.max_view, strict=True))
+        z, y, x = (_view_size(n, m, self.least_view, g) for n, m in zip(self.scans[scan].image.shape, self.max_view, strict=True))
         return z, y, x
 
 
@@ -128,18 +150,19 @@ def _view_centre(scan: Scan, point_zyx: Tensor, shape_zyx: tuple[int, int, int])
     return torch.linalg.solve(scan.mm_to_index[:, :3], index - scan.mm_to_index[:, 3])
 
 
-def _view_size(available: int, maximum: int, g: Generator) -> int:
-    """A random view size, a multiple of 16 voxels, up to the scan's own size or ``maximum``."""
+def _view_size(available: int, maximum: int, share: float, g: Generator) -> int:
+    """A random view size, a multiple of 16 voxels, between a ``share`` of the largest (at least 48 voxels) and the scan's own size or ``maximum``."""
     largest = min(maximum, 16 * -(-available // 16))
-    smallest = max(48, int(0.8 * largest))
+    smallest = min(largest, max(48, int(share * largest)))
     return 16 * round((smallest + (largest - smallest) * float(torch.rand(1, generator=g))) / 16)
 
 
 class PairDataModule(L.LightningDataModule):
-    """Loads every scan of ``index`` into memory and serves ``pairs_per_step`` view pairs a step.
+    """Loads every scan of ``index`` and serves ``pairs_per_step`` view pairs a step and process.
 
-    ``max_view`` (z, y, x) voxels of 2 mm; ``cross_p`` probability of taking the second view from another scan of the same frame. With a file of
-    ``anchors`` (:mod:`training.atlas`), ``between_p`` of the pairs of scans in it are of two patients.
+    ``max_view`` (z, y, x) voxels of 2 mm, ``least_view`` the smallest share of it; ``cross_p`` probability of taking the second view from another
+    scan of the same frame. With a file of ``anchors`` (:mod:`training.atlas`), ``between_p`` of the pairs of scans in it are of two patients.
+    ``labels``: load label maps for a semantic head. Scans that take more than ``resident_gb`` GiB are mapped from the folder ``store``.
     """
 
     def __init__(
@@ -152,18 +175,27 @@ class PairDataModule(L.LightningDataModule):
         anchors: Path | None = None,
         between_p: float = 0.5,
         seed: int = 0,
+        least_view: float = 0.8,
+        labels: bool = False,
+        intensity: Intensity | None = None,
+        store: Path | None = None,
+        resident_gb: float = 8.0,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["augmentation"])
+        self.save_hyperparameters(ignore=["augmentation", "intensity"])
         self.augmentation = augmentation
+        self.intensity = intensity or Intensity()
+        self.table = LabelTable.read()
         self.scans: list[Scan] = []
 
     def setup(self, stage: str) -> None:
         if not self.scans:
-            rows = read_index(Path(self.hparams.index))
-            self.scans = load_scans(rows, Intensity())
-            if self.hparams.anchors:
-                self.scans = with_anchors(self.scans, Path(self.hparams.anchors))
+            h, rows = self.hparams, read_index(Path(self.hparams.index))
+            table = self.table if h.labels else None
+            self.scans = load_scans(rows, self.intensity, table, Path(h.store) if h.store else None, h.resident_gb)
+            if h.anchors:
+                self.scans = with_anchors(self.scans, Path(h.anchors))
+            self.scans = in_frames(self.scans, rows)
 
     def transfer_batch_to_device(self, batch: list[PairParameters], device: torch.device, dataloader_idx: int) -> list[PairParameters]:
         """Only the drawn numbers travel; the module cuts the views on its device."""
@@ -171,6 +203,7 @@ class PairDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         h, world, rank = self.hparams, self.trainer.world_size, self.trainer.global_rank
-        first = self.trainer.global_step * h.pairs_per_step
-        stream = PairStream(self.scans, self.augmentation, h.seed * world + rank, first, h.max_view, h.cross_p, h.between_p)
+        first = self.trainer.global_step * self.trainer.accumulate_grad_batches * h.pairs_per_step * world
+        views = h.max_view, h.cross_p, h.between_p, h.least_view
+        stream = PairStream(self.scans, self.augmentation, h.seed, first, *views, rank, world, h.pairs_per_step)
         return DataLoader(stream, batch_size=h.pairs_per_step, collate_fn=list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
@@ -14,7 +14,9 @@ class PairDescriptors:
     """Unit descriptors of one view pair: ``fine`` and ``coarse`` (2, P, C) of the fixed and the moving view, at positions ``patient_mm`` (2, P, 3).
 
     The first ``matched`` rows of the two views show the same anatomy; the others are random negatives. Each view's positions are in its own
-    patient's frame. ``slack_mm`` is how far the correspondence may be off: 0 within one patient, some mm between patients.
+    patient's frame. ``slack_mm`` is how far the correspondence may be off: 0 within one patient, some mm between patients. ``frames`` are the
+    numbers of the two patients, ``seed`` of the random choice of negatives. ``semantic`` (N, C) are descriptors of labelled points of both views and
+    ``truth`` (N, K) int8 says of each whether it is structure k (1), certainly not (-1), or nobody said (0).
     """
 
     fine: Tensor
@@ -22,18 +24,24 @@ class PairDescriptors:
     patient_mm: Tensor
     matched: int
     slack_mm: float = 0.0
+    frames: tuple[int, int] = (0, 0)
+    seed: int = 0
+    semantic: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    truth: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int8))
 
 
 @dataclass(frozen=True)
 class ContrastOptions:
-    """Settings of the SAM losses. A negative nearer than ``*_ignore_mm`` to the anchor is not judged; the fine loss keeps ``fine_keep`` random
-    ones of the ``fine_pool`` hardest (all, where there are fewer); ``cross_negatives`` come from other pairs, without the ``cross_skip`` share
-    most like the anchor. Of the correspondences between patients the ``trim`` share that agrees least is left out."""
+    """Settings of the SAM losses. A negative nearer than ``*_ignore_mm`` to the anchor is not judged; each loss keeps ``*_keep`` random ones of the
+    ``*_pool`` hardest (all, where there are fewer); ``cross_negatives`` come from other patients, without the ``cross_skip`` share most like the
+    anchor. Of the correspondences between patients the ``trim`` share that agrees least is left out."""
 
     fine_ignore_mm: float = 4.0
     coarse_ignore_mm: float = 24.0
     fine_pool: int = 20000
     fine_keep: int = 20000
+    coarse_pool: int = 20000
+    coarse_keep: int = 20000
     fine_temperature: float = 0.1
     coarse_temperature: float = 0.1
     cross_negatives: int = 400
@@ -41,16 +49,70 @@ class ContrastOptions:
     cross_skip: float = 0.1
 
 
-def sam_losses(pairs: list[PairDescriptors], o: ContrastOptions, g: Generator) -> dict[str, Tensor]:
-    """Mean fine and coarse loss of SAM (Yan et al., section 3.2), both directions of every pair."""
+@dataclass(frozen=True)
+class SemanticOptions:
+    """Settings of the semantic loss: its ``weight`` beside the SAM losses, its ``temperature``, how many points ``per_structure`` and view are
+    compared. With ``alternate_p`` above 0, that share of the steps has the semantic loss alone and the others the SAM losses alone."""
+
+    weight: float = 0.5
+    temperature: float = 0.1
+    per_structure: int = 32
+    alternate_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Coarse descriptors ``rows`` (M, C), without gradient, that the pairs of a step offer each other, and the patient ``frames`` (M,) of each."""
+
+    rows: Tensor
+    frames: Tensor
+
+    def foreign(self, pair: PairDescriptors, n: int, g: Generator) -> Tensor | None:
+        """``n`` random descriptors of other patients than those of ``pair``; None if the step has no other patient."""
+        others = self.rows[(self.frames[:, None] != torch.tensor(pair.frames, device=self.frames.device)).all(1)]
+        return _random_rows(others, n, g) if len(others) else None
+
+
+def offered(pairs: list[PairDescriptors], o: ContrastOptions) -> Bank:
+    """``cross_negatives`` random coarse descriptors of each pair, as many of either view."""
+    rows, frames = [], []
+    for pair in pairs:
+        g = Generator().manual_seed(pair.seed)
+        for side in (0, 1):
+            rows.append(_random_rows(pair.coarse[side], o.cross_negatives // 2, g))
+            frames += [pair.frames[side]] * len(rows[-1])
+    return Bank(torch.cat(rows), torch.tensor(frames, device=rows[0].device))
+
+
+def sam_losses(pairs: list[PairDescriptors], o: ContrastOptions, bank: Bank | None = None) -> dict[str, Tensor]:
+    """Mean fine and coarse loss of SAM (Yan et al., section 3.2), both directions of every pair. ``bank``: by default what the pairs offer each other."""
+    bank = bank or offered(pairs, o)
     fine, coarse = [], []
     for pair in pairs:
-        others = [p.coarse.flatten(0, 1) for p in pairs if p is not pair]
-        foreign = _random_rows(torch.cat(others), o.cross_negatives, g) if others else None
+        g = Generator().manual_seed(pair.seed)
+        foreign = bank.foreign(pair, o.cross_negatives, g)
         for side in (0, 1):
             fine.append(fine_loss(pair, side, o, g))
-            coarse.append(coarse_loss(pair, side, foreign, o))
+            coarse.append(coarse_loss(pair, side, foreign, o, g))
     return {"fine": torch.stack(fine).mean(), "coarse": torch.stack(coarse).mean()}
+
+
+def semantic_loss(descriptors: Tensor, truth: Tensor, temperature: float) -> Tensor:
+    """Prototypical supervised contrastive loss across volumes (UAE, section 3.2).
+
+    ``descriptors`` (N, C) unit vectors of labelled points of several scans; ``truth`` (N, K) int8, see :class:`PairDescriptors`. The prototype of a
+    structure is the mean of its points (not normalised, gradients flow through it); against it, each of them competes with all points known to
+    be something else. What nobody said takes no part: a structure that a source does not label is unknown there, not background.
+    """
+    positive, negative = (truth == 1).T, (truth == -1).T
+    judged = (positive.sum(1) >= 2) & negative.any(1)
+    if not judged.any():
+        return 0 * descriptors.sum()
+    positive, unknown = positive[judged], ~(positive | negative)[judged]
+    count = positive.sum(1)
+    prototypes = positive.to(descriptors.dtype) @ descriptors / count[:, None]
+    log_p = (prototypes @ descriptors.T / temperature).masked_fill(unknown, -torch.inf).log_softmax(1)
+    return -(log_p.masked_fill(~positive, 0).sum(1) / count).mean()
 
 
 def fine_loss(pair: PairDescriptors, side: int, o: ContrastOptions, g: Generator) -> Tensor:
@@ -68,12 +130,15 @@ def fine_loss(pair: PairDescriptors, side: int, o: ContrastOptions, g: Generator
     return info_nce(positive[kept], similarity[kept], excluded[kept], o.fine_temperature)
 
 
-def coarse_loss(pair: PairDescriptors, side: int, foreign: Tensor | None, o: ContrastOptions) -> Tensor:
+def coarse_loss(pair: PairDescriptors, side: int, foreign: Tensor | None, o: ContrastOptions, g: Generator) -> Tensor:
     """As the fine loss, on the coarse head; ``foreign`` (M, C) are descriptors of other patients, the most similar ones skipped."""
     n = pair.matched
     anchor = pair.coarse[side, :n]
     negatives = anchor @ pair.coarse.flatten(0, 1).T
     excluded = too_close(pair, side, o.coarse_ignore_mm)
+    if o.coarse_keep < negatives.shape[1]:
+        chosen = hardest(negatives.detach(), excluded, o.coarse_pool, o.coarse_keep, g)
+        negatives, excluded = negatives.gather(1, chosen), excluded.gather(1, chosen)
     if foreign is not None:
         apart = anchor @ foreign.T
         keep = max(1, int(apart.shape[1] * (1 - o.cross_skip)))
@@ -95,7 +160,7 @@ def too_close(pair: PairDescriptors, side: int, radius_mm: float) -> Tensor:
     """(matched, 2P) mask of pool positions that may show the anchor's own anatomy: within ``radius_mm`` of the anchor in its own view, and of
     its partner, plus the slack of the pair, in the other view."""
     n = pair.matched
-    own, other = (torch.cdist(pair.patient_mm[s, :n], pair.patient_mm[s]) for s in (side, 1 - side))
+    own, other = (_distance(pair.patient_mm[s, :n], pair.patient_mm[s]) for s in (side, 1 - side))
     masks = {side: own < radius_mm, 1 - side: other < radius_mm + pair.slack_mm}
     return torch.cat([masks[0], masks[1]], dim=1)
 
@@ -115,6 +180,11 @@ def hardest(score: Tensor, excluded: Tensor, pool: int, keep: int, g: Generator)
     ranked = score.masked_fill(excluded, -torch.inf).topk(pool, dim=1, sorted=False).indices
     chosen = torch.randperm(pool, generator=g)[: min(keep, pool)].to(score.device)
     return ranked[:, chosen]
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Distances (N, M); by differences, because the default way through the squares is 0.25 mm off half a metre from the origin."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _random_rows(x: Tensor, n: int, g: Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pretraining from the command line: ``python -m training.main fit --config training/configs/compact.yaml``."""
+"""Pretraining from the command line: ``python -m training.main fit --config training/configs/compact_sam.yaml``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .data import PairDataModule
 from .modules import SelfSupervisedModule
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> LightningCLI:
     """Run the Lightning command line; every option of the YAML file can be given as a flag."""
-    LightningCLI(SelfSupervisedModule, PairDataModule, save_config_kwargs={"overwrite": True})
+    return LightningCLI(SelfSupervisedModule, PairDataModule, save_config_kwargs={"overwrite": True}, args=args)
 
 
 if __name__ == "__main__":

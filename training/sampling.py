@@ -1,4 +1,4 @@
-"""Which points are compared: corresponding positions of two views, and random cells as negatives."""
+"""Which points are compared: corresponding positions of two views, labelled cells, and other cells as negatives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from .augment import ViewParameters, from_patient, to_patient
-from .data import Scan, common_anchors
+from .data import common_anchors
+from .labels import UNSURE
+from .scan import Scan
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,52 @@ def in_box(index_zyx: Tensor, view: ViewParameters) -> Tensor:
     return ((index_zyx >= view.box[0]) & (index_zyx <= view.box[1])).all(1)
 
 
+def all_cells(view: ViewParameters, stride: tuple[int, int, int]) -> Tensor:
+    """View indices (N, 3) of all cell centres of a map of ``stride`` inside the kept box."""
+    first, last = _cell_range(view, stride)
+    axes = [torch.arange(int(a), int(b) + 1, dtype=torch.float32) for a, b in zip(first, last, strict=True)]
+    step = torch.tensor(stride)
+    return (torch.cartesian_prod(*axes) * step + (step - 1) / 2).to(view.affine.device)
+
+
 def random_cells(view: ViewParameters, stride: tuple[int, int, int], n: int, g: Generator) -> Tensor:
     """View indices (n, 3) of random cell centres of a map of ``stride`` inside the kept box."""
+    first, last = _cell_range(view, stride)
+    step = torch.tensor(stride)
+    cell = (first + (last - first + 1) * torch.rand(n, 3, generator=g)).floor()
+    return (cell * step + (step - 1) / 2).to(view.affine.device)
+
+
+def _cell_range(view: ViewParameters, stride: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """First and last cell (z, y, x) that lie wholly in the kept box."""
     low, high = view.box.cpu()
     step = torch.tensor(stride)
     first = (low / step).ceil()
-    last = torch.maximum(((high + 1) / step).floor() - 1, first)
-    cell = (first + (last - first + 1) * torch.rand(n, 3, generator=g)).floor()
-    return (cell * step + (step - 1) / 2).to(view.affine.device)
+    return first, torch.maximum(((high + 1) / step).floor() - 1, first)
+
+
+def labelled_cells(
+    scan: Scan, view: ViewParameters, stride: tuple[int, int, int], per_structure: int, g: Generator
+) -> tuple[Tensor, Tensor]:
+    """View indices (N, 3) of up to ``per_structure`` random cells of every structure that the view shows, and their label ids (N,).
+
+    Unlabelled cells (id 0) come along where the scan's source labels whole structures, so that they are known not to be one of those.
+    """
+    index = all_cells(view, stride)
+    ids = labels_at(scan, to_patient(index, view))
+    order = torch.randperm(len(ids), generator=g).to(ids.device)
+    shuffled = ids[order]
+    wanted = [k for k in shuffled.unique().tolist() if k > 0 or (k == 0 and bool(scan.known.any()))]
+    chosen = [order[shuffled == k][:per_structure] for k in wanted]
+    kept = torch.cat(chosen) if chosen else order[:0]
+    return index[kept], ids[kept]
+
+
+def labels_at(scan: Scan, points_mm: Tensor) -> Tensor:
+    """Label id (N,) of the voxel nearest to each point (N, 3); UNSURE outside the scan."""
+    index, inside = _voxels(scan, points_mm)
+    z, y, x = index.unbind(1)
+    return torch.where(inside, scan.labels[z, y, x].long(), UNSURE).to(points_mm.device)
 
 
 def cells_near(index_zyx: Tensor, view: ViewParameters, n: int, reach: float, g: Generator) -> Tensor:
@@ -84,8 +124,14 @@ def sample_descriptors(features: Tensor, stride: tuple[int, int, int], index_zyx
 
 def in_body(scan: Scan, points_mm: Tensor) -> Tensor:
     """Whether the voxel nearest to each point (N, 3) belongs to the scan's body mask; False outside the scan."""
+    index, inside = _voxels(scan, points_mm)
+    z, y, x = index.unbind(1)
+    return (inside & scan.body[z, y, x]).to(points_mm.device)
+
+
+def _voxels(scan: Scan, points_mm: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest voxels (N, 3) z, y, x, clamped into the scan, on the device of its body mask, and which points lie inside."""
     index = (points_mm @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3]).round().long().flip(1).to(scan.body.device)
     size = torch.tensor(scan.body.shape, device=scan.body.device)
     inside = ((index >= 0) & (index < size)).all(1)
-    z, y, x = torch.minimum(index.clamp(min=0), size - 1).T
-    return (inside & scan.body[z, y, x]).to(points_mm.device)
+    return torch.minimum(index.clamp(min=0), size - 1), inside

@@ -37,7 +37,8 @@ class Scan:
     ``anchors`` (K, 3) are the places (x, y, z mm; NaN: not shown) of K anatomical points common to all scans that have anchors, and ``tissue`` (K,)
     what lies there (0: unknown); both empty for a scan that has none. ``labels`` ``(Z, Y, X)`` int16 are ids of a :class:`LabelTable`, and ``known``
     (ids + 1,) says which structures are certainly absent where nothing is labelled (:meth:`LabelTable.truth`); both None without labels.
-    A ``mapped`` scan keeps its voxels in a file; pages are read when a view needs them.
+    A ``mapped`` scan keeps its voxels in a file; pages are read when a view needs them. Its positions in the physical ``frame`` that it shares with
+    other scans may be off by ``slack_mm`` (0: acquired in that frame; more: registered to it).
     """
 
     name: str
@@ -52,6 +53,21 @@ class Scan:
     labels: Tensor | None = None
     known: Tensor | None = None
     mapped: bool = False
+    slack_mm: float = 0.0
+
+    def geometry_to(self, device: torch.device) -> Scan:
+        """The scan with its geometry on a device; the voxels stay where they are, and a view takes what it needs of them."""
+        return replace(self, **{k: getattr(self, k).to(device) for k in ("mm_to_index", "anchors", "tissue")})
+
+    def in_frame(self, frame_to_scan: Tensor, slack_mm: float) -> Scan:
+        """The scan in the millimetres of another frame, which the matrix (3, 4) takes to its own: what :mod:`training.align` found."""
+        frame = torch.eye(4, dtype=torch.float64)
+        frame[:3] = frame_to_scan.double()
+        own = torch.eye(4, dtype=torch.float64)
+        own[:3] = self.mm_to_index.double()
+        back = torch.linalg.inv(frame)
+        anchors = self.anchors.double() @ back[:3, :3].T + back[:3, 3]
+        return replace(self, mm_to_index=(own @ frame)[:3].float(), anchors=anchors.float(), slack_mm=slack_mm)
 
     def to(self, device: torch.device) -> Scan:
         """The scan on a device; the voxels of a mapped scan stay in their file."""
@@ -71,7 +87,8 @@ class Scan:
 
 def read_index(path: Path) -> list[dict[str, str]]:
     """Rows of an index file as :mod:`training.prepare` writes it: ``path`` (absolute here), ``modality`` (ct or mr), ``frame``, and where they are
-    known ``name``, ``labels`` and ``tissue`` (absolute paths or empty), ``spacing``, ``licence``, ``sha256``, ``source``."""
+    known ``name``, ``labels`` and ``tissue`` (absolute paths or empty), ``spacing``, ``licence``, ``sha256``, ``source``; of scans registered to a frame
+    ``frame_to_scan`` (12 numbers) and ``slack_mm``."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     missing = {"path", "modality", "frame"} - set(rows[0] if rows else {})

@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from training.augment import Augmentation, ViewParameters, draw_view, to_patient
-from training.sampling import corresponding_points, in_body, random_cells, sample_descriptors
+from training.augment import Augmentation, ViewParameters, draw_view, from_patient, to_patient
+from training.data import common_anchors
+from training.sampling import cells_near, corresponding_anchors, corresponding_points, in_body, random_cells, sample_descriptors
 from training.scan import Scan
 
 SHAPE = (40, 32, 48)
@@ -56,8 +57,7 @@ def test_corresponding_points_are_one_patient_point_inside_both_boxes(seed: int)
     s = scan(whole())
     at = corresponding_points((s, fixed), (s, moving), 200, seeded(seed))
     assert len(at) > 50
-    torch.testing.assert_close(to_patient(at.fixed_index, fixed), at.patient_mm, atol=2e-3, rtol=0)
-    torch.testing.assert_close(to_patient(at.moving_index, moving), at.patient_mm, atol=2e-3, rtol=0)
+    torch.testing.assert_close(to_patient(at.fixed_index, fixed), to_patient(at.moving_index, moving), atol=2e-3, rtol=0)
     for index, view in ((at.fixed_index, fixed), (at.moving_index, moving)):
         assert ((index >= view.box[0] - 1e-4) & (index <= view.box[1] + 1e-4)).all()
 
@@ -70,11 +70,12 @@ def test_points_lie_in_the_bodies_of_both_scans() -> None:
     a, b = scan(left), scan(low, "b")
     at = corresponding_points((a, fixed), (b, moving), 300, seeded(0))
     assert len(at) > 50
-    assert inside_body(a, at.patient_mm).all()
-    assert inside_body(b, at.patient_mm).all()
-    alone = corresponding_points((a, fixed), (a, moving), 300, seeded(0))
-    assert inside_body(a, alone.patient_mm).all()
-    assert not inside_body(b, alone.patient_mm).all()
+    points = to_patient(at.moving_index, moving)
+    assert inside_body(a, points).all()
+    assert inside_body(b, points).all()
+    alone = to_patient(corresponding_points((a, fixed), (a, moving), 300, seeded(0)).moving_index, moving)
+    assert inside_body(a, alone).all()
+    assert not inside_body(b, alone).all()
 
 
 def test_no_more_points_than_asked_and_all_different() -> None:
@@ -82,7 +83,7 @@ def test_no_more_points_than_asked_and_all_different() -> None:
     s = scan(whole())
     at = corresponding_points((s, fixed), (s, moving), 7, seeded(0))
     assert len(at) == len(at.fixed_index) == len(at.moving_index) == 7
-    assert len(at.patient_mm.unique(dim=0)) == 7
+    assert len(at.fixed_index.unique(dim=0)) == 7
 
 
 def test_views_without_common_patient_have_no_points() -> None:
@@ -100,6 +101,53 @@ def test_in_body_is_the_mask_at_the_nearest_voxel_and_false_outside() -> None:
     assert 0 < found.sum() < 300
 
 
+# --- two patients ---------------------------------------------------------------------------------------------------------------------
+
+
+def two_patients(count: int = 300) -> tuple[Scan, Scan, Tensor]:
+    """Two scans with anchors at unrelated places; which anchors both show in one tissue."""
+    g = seeded(4)
+    places = [CENTRE + (torch.rand(count, 3, generator=g) - 0.5) * 70 for _ in range(2)]
+    tissue = [torch.randint(0, 3, (count,), generator=g).to(torch.uint8) for _ in range(2)]
+    places[0][::7] = torch.nan
+    places[1][::5] = torch.nan
+    common = [i for i in range(count) if i % 7 and i % 5 and (tissue[0][i] == tissue[1][i] or 0 in (int(tissue[0][i]), int(tissue[1][i])))]
+    a, b = (replace(scan(whole(), name), frame=name, anchors=p, tissue=t) for name, p, t in zip("ab", places, tissue, strict=True))
+    return a, b, torch.tensor(common)
+
+
+def test_common_anchors_are_shown_by_both_in_tissues_that_do_not_disagree() -> None:
+    a, b, common = two_patients()
+    assert torch.equal(common_anchors(a, b), common)
+    assert torch.equal(common_anchors(b, a), common)
+    assert len(common_anchors(a, scan(whole()))) == 0
+
+
+def test_corresponding_anchors_are_one_anchor_at_its_own_place_in_each_patient() -> None:
+    a, b, common = two_patients()
+    fixed, moving = (draw_view(CENTRE, SHAPE, False, ROUGH, seeded(s)) for s in (0, 1))
+    at = corresponding_anchors((a, fixed), (b, moving), 1000, seeded(0))
+    expected = set()
+    for i in common.tolist():
+        index = [from_patient(s.anchors[i][None], v)[0] for s, v in ((a, fixed), (b, moving))]
+        if all(((p >= v.box[0]) & (p <= v.box[1])).all() for p, v in zip(index, (fixed, moving), strict=True)):
+            expected.add(i)
+    places = zip(to_patient(at.fixed_index, fixed), to_patient(at.moving_index, moving), strict=True)
+    found = [
+        (int((a.anchors - p).norm(dim=1).nan_to_num(1e6).argmin()), int((b.anchors - q).norm(dim=1).nan_to_num(1e6).argmin()))
+        for p, q in places
+    ]
+    assert len(expected) > 20
+    assert all(i == j for i, j in found)
+    assert len(found) == len(expected)
+    assert {i for i, _ in found} == expected
+    few = corresponding_anchors((a, fixed), (b, moving), 5, seeded(0))
+    assert len(few) == 5
+    assert not torch.equal(few.fixed_index, corresponding_anchors((a, fixed), (b, moving), 5, seeded(1)).fixed_index), (
+        "not always the first"
+    )
+
+
 # --- random cells ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +163,22 @@ def test_random_cells_are_centres_of_cells_that_lie_wholly_in_the_box(stride: tu
     cells_z = range(-(-3 // stride[0]), 21 // stride[0])
     assert sorted(set(cell[:, 0].int().tolist())) == list(cells_z), "every cell can be drawn"
     assert torch.equal(index, random_cells(view, stride, 3000, seeded(0)))
+
+
+def test_cells_near_scatter_around_the_points_and_stay_in_the_box() -> None:
+    view = replace(views(0)[0], box=torch.tensor([[0.0, 0, 0], [39.0, 31.0, 47.0]]))
+    points = torch.tensor([[20.0, 16.0, 24.0], [39.0, 16.0, 24.0]])
+    near = cells_near(points, view, 4000, 2.0, seeded(0))
+    assert near.shape == (4000, 3)
+    assert ((near >= view.box[0]) & (near <= view.box[1])).all()
+    inner = near[near[:, 0] < 30]
+    assert 1700 < len(inner) < 2300, "each point gets its share"
+    offset = inner - points[0]
+    assert offset.mean(0).abs().max() < 0.2
+    assert offset.std(0).tolist() == pytest.approx([2.0] * 3, rel=0.08)
+    assert (near[:, 0] == 39).sum() > 800, "what would fall outside lies on the border"
+    assert torch.equal(near, cells_near(points, view, 4000, 2.0, seeded(0)))
+    assert len(cells_near(points[:0], view, 10, 2.0, seeded(0))) == 0
 
 
 # --- descriptors ----------------------------------------------------------------------------------------------------------------------

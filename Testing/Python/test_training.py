@@ -6,7 +6,9 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 from training import export
 from training.augment import Augmentation, to_patient
 from training.calibrate import Samples, cut, fit, logistic
-from training.data import PairDataModule, PairParameters, PairStream
+from training.data import PairDataModule, PairParameters, PairStream, with_anchors
 from training.losses import ContrastOptions
 from training.modules import SelfSupervisedModule
 from training.scan import Scan, load_scan, read_index
@@ -113,6 +115,73 @@ def test_scans_with_more_body_are_seen_more_often() -> None:
     assert 5 <= drawn.count(1) <= 35, "a tenth of the body, so about 18 of 200"
 
 
+# --- two patients ---------------------------------------------------------------------------------------------------------------------
+
+
+def with_places(scan: Scan, count: int = 600, first_mm: float = 0.0) -> Scan:
+    """The scan with anchors spread over it; anchor k of every such scan is the same anatomy."""
+    share = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
+    index_xyz = share * torch.tensor(scan.image.shape[::-1])
+    places = torch.linalg.solve(scan.mm_to_index[:, :3], (index_xyz - scan.mm_to_index[:, 3]).T).T + first_mm
+    return replace(scan, anchors=places.contiguous(), tissue=torch.zeros(count, dtype=torch.uint8))
+
+
+def test_pairs_of_patients_are_drawn_around_one_anchor_where_both_have_enough() -> None:
+    a, b, plain = with_places(blank("a", "p")), with_places(blank("b", "q", (80, 70, 60))), blank("c", "r")
+    still = Augmentation(jitter_mm=0, elastic_p=1)
+    examples = first_of(stream([a, b, plain], augmentation=still, max_view=(48, 48, 48), between_p=1.0), 30)
+    assert {(p.fixed_scan, p.moving_scan) for p in examples} == {(0, 1), (1, 0), (2, 2)}
+    for p in (p for p in examples if p.fixed_scan != p.moving_scan):
+        assert p.fixed.displacement is None, "anchors are taken to both views in closed form"
+        assert p.moving.displacement is None
+        assert p.fixed.shape_zyx == p.moving.shape_zyx
+        share = []
+        for scan, view in (([a, b][p.fixed_scan], p.fixed), ([a, b][p.moving_scan], p.moving)):
+            middle = (torch.tensor(view.shape_zyx).float()[None] - 1) / 2
+            index = (to_patient(middle, view) @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3])[0]
+            half = torch.tensor(view.shape_zyx[::-1]) / 2
+            size = torch.tensor(scan.image.shape[::-1]).float()
+            share.append(((index > half + 1) & (index < size - half - 1), index / size))
+        free = share[0][0] & share[1][0]
+        torch.testing.assert_close(share[0][1][free], share[1][1][free], atol=0.02, rtol=0)
+
+
+def test_no_pair_of_patients_without_probability_or_with_too_little_in_common() -> None:
+    a, b = with_places(blank("a", "p")), with_places(blank("b", "q"))
+    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream([a, b], between_p=0.0), 20))
+    few = replace(b, anchors=b.anchors.clone())
+    few.anchors[499:] = torch.nan
+    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream([a, few], between_p=1.0), 20))
+    mixed = {p.fixed_scan == p.moving_scan for p in first_of(stream([a, b], between_p=0.5), 30)}
+    assert mixed == {True, False}
+
+
+def test_anchors_come_to_the_scans_by_name(tmp_path: Path) -> None:
+    positions = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    np.savez(tmp_path / "atlas.npz", names=["b", "a"], positions=positions, tissue=np.array([[1, 2], [3, 4]], dtype=np.uint8))
+    a, b, c = with_anchors([blank("a", "p"), blank("b", "q"), blank("c", "r")], tmp_path / "atlas.npz")
+    np.testing.assert_array_equal(a.anchors, positions[1])
+    np.testing.assert_array_equal(b.anchors, positions[0])
+    assert a.tissue.tolist() == [3, 4]
+    assert c.anchors.shape == (0, 3)
+
+
+def test_a_pair_of_patients_is_described_at_its_anchors_with_slack(folder: Path) -> None:
+    rows = read_index(folder / "index.csv")
+    scans = [with_places(load_scan(r["path"], r["modality"], name, catalogue.Intensity())) for name, r in zip("pq", rows, strict=True)]
+    example = next(p for p in first_of(stream(scans, max_view=(48, 48, 48), between_p=1.0), 9) if p.fixed_scan != p.moving_scan)
+    with torch.no_grad():
+        d = module(slack_mm=9.0).describe(example, scans[example.fixed_scan], scans[example.moving_scan])
+    assert d.slack_mm == 9.0
+    assert d.matched == 48
+    for side, scan in enumerate((scans[example.fixed_scan], scans[example.moving_scan])):
+        distance = (d.patient_mm[side, : d.matched, None] - scan.anchors).norm(dim=2)
+        assert distance.min(1).values.max() < 0.01
+        if side == 0:
+            nearest = distance.argmin(1)
+    assert torch.equal(nearest, distance.argmin(1)), "the same anchor on both sides"
+
+
 # --- scans on disk --------------------------------------------------------------------------------------------------------------------
 
 
@@ -181,15 +250,16 @@ class Recorder(L.Callback):
 
 def module(**changes: object) -> SelfSupervisedModule:
     torch.manual_seed(0)
-    arguments = {"points": 48, "cells": 100, "warmup": 2, "decay": 3, "freeze_norm": 3} | changes
+    arguments = {"points": 48, "cells": 100, "near": 60, "warmup": 2, "decay": 3, "freeze_norm": 3} | changes
     return SelfSupervisedModule(Compact(**TINY), ContrastOptions(fine_pool=150, fine_keep=60), **arguments)
 
 
-def train(folder: Path, recorder: Recorder, resume: Path | None = None) -> SelfSupervisedModule:
+def train(folder: Path, recorder: Recorder, resume: Path | None = None, **changes: int) -> SelfSupervisedModule:
     data = PairDataModule(str(folder / "index.csv"), Augmentation(), pairs_per_step=1, max_view=(48, 48, 48), cross_p=0.5)
     trained = module()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    trainer = L.Trainer(accelerator="cpu", max_steps=STEPS, num_sanity_val_steps=0, callbacks=[recorder], default_root_dir=folder, **quiet)
+    settings = {"max_steps": STEPS, "num_sanity_val_steps": 0, "default_root_dir": folder} | quiet | changes
+    trainer = L.Trainer(accelerator="cpu", callbacks=[recorder], **settings)
     trainer.fit(trained, data, ckpt_path=resume)
     return trained
 
@@ -231,16 +301,49 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(
         torch.testing.assert_close(value, trained.network.state_dict()[name], atol=1e-5, rtol=1e-3)
 
 
+class EveryBatch(Recorder):
+    """Keeps the loss of every batch, by its number in this run."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict, batch: object, batch_idx: int) -> None:
+        self.losses[len(self.losses)] = float(outputs["loss"])
+        if self.die and trainer.global_step == 1:
+            trainer.save_checkpoint(self.checkpoint)
+            raise RuntimeError("killed")
+
+
+def test_a_run_that_accumulates_gradients_resumes_where_it_was(folder: Path) -> None:
+    whole, first, second = (EveryBatch(folder / "accumulated.ckpt", die=i == 1) for i in range(3))
+    train(folder, whole, max_steps=2, accumulate_grad_batches=2)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(folder, first, max_steps=2, accumulate_grad_batches=2)
+    train(folder, second, first.checkpoint, max_steps=2, accumulate_grad_batches=2)
+    assert (len(whole.losses), len(first.losses), len(second.losses)) == (4, 2, 2)
+    assert [*first.losses.values(), *second.losses.values()] == pytest.approx(list(whole.losses.values()), rel=1e-4)
+
+
+def test_examples_are_counted_over_steps_batches_and_processes(folder: Path) -> None:
+    data = PairDataModule(folder / "index.csv", Augmentation(), pairs_per_step=3, seed=9)
+    data.scans = [blank("a", "p")]
+    data.trainer = SimpleNamespace(world_size=4, global_rank=2, global_step=10, accumulate_grad_batches=5)
+    numbers = []
+    examples = data.train_dataloader().dataset
+    examples.draw = numbers.append
+    first_of(examples, 4)
+    start = 10 * 5 * 4 * 3 + 2 * 3
+    assert numbers == [start, start + 1, start + 2, start + 12]
+    assert examples.seed == 9
+
+
 def test_the_described_points_are_the_same_patient_points_in_both_views(folder: Path) -> None:
     scans = [load_scan(r["path"], r["modality"], r["frame"], catalogue.Intensity()) for r in read_index(folder / "index.csv")]
     example = PairStream(scans, Augmentation(truncate_p=0), 0, 0, (48, 48, 48), 1.0).draw(1)
     with torch.no_grad():
         d = module().describe(example, scans[example.fixed_scan], scans[example.moving_scan])
     assert 16 <= d.matched <= 48
-    assert d.fine.shape == (2, d.matched + 100, 8)
-    assert d.coarse.shape == (2, d.matched + 100, 8)
+    assert d.fine.shape == (2, d.matched + 160, 8)
+    assert d.coarse.shape == (2, d.matched + 160, 8)
     torch.testing.assert_close(d.patient_mm[0, : d.matched], d.patient_mm[1, : d.matched], atol=2e-3, rtol=0)
-    torch.testing.assert_close(d.fine.norm(dim=2), torch.ones(2, d.matched + 100), atol=1e-4, rtol=0)
+    torch.testing.assert_close(d.fine.norm(dim=2), torch.ones(2, d.matched + 160), atol=1e-4, rtol=0)
 
 
 def test_the_learning_rate_warms_up_stays_and_falls_to_zero() -> None:

@@ -52,7 +52,8 @@ class Compact(Embedder):
     """Levels at 4, 8, 16 and 32 mm for 2 mm voxels; fine map at 4 mm, coarse map at 16 mm.
 
     ``widths`` are the channels of the four levels, ``blocks`` the residual blocks of the lower three, ``fine_channels`` and
-    ``coarse_channels`` the lengths of the two descriptors.
+    ``coarse_channels`` the lengths of the two descriptors. ``semantic_channels``: 0, or ``fine_channels`` for a third map, "semantic", beside the
+    fine one. ValueError for any other length: the two are searched side by side.
     """
 
     fine_stride = (2, 2, 2)
@@ -69,8 +70,11 @@ class Compact(Embedder):
         blocks: tuple[int, int, int] = (2, 2, 2),
         fine_channels: int = 64,
         coarse_channels: int = 128,
+        semantic_channels: int = 0,
     ) -> None:
         super().__init__()
+        if semantic_channels not in (0, fine_channels):
+            raise ValueError(f"semantic_channels is {semantic_channels}; it must be 0 or equal to fine_channels ({fine_channels}).")
         w0, w1, w2, w3 = widths
         reach = 14 + 8 * blocks[0]
         self.halo = (16 * -(-reach // 16),) * 3
@@ -86,6 +90,9 @@ class Compact(Embedder):
         self.lateral1 = nn.Conv3d(w1, w0, 1)
         self.coarse_head = Head(w2, coarse_channels)
         self.fine_head = Head(w0, fine_channels)
+        self.heads = 3 if semantic_channels else 2
+        if semantic_channels:
+            self.semantic_head = Head(w0, semantic_channels)
 
     def local(self, image: Tensor) -> dict[str, Tensor]:
         level0 = self.stem(_space_to_depth(image))
@@ -99,7 +106,11 @@ class Compact(Embedder):
 
     def decode(self, local: dict[str, Tensor], top: Tensor) -> dict[str, Tensor]:
         level1 = self.merge1(local["level1"] + _double(top))
-        return {"fine": self.fine_head(local["level0"] + _double(self.lateral1(level1)))}
+        level0 = local["level0"] + _double(self.lateral1(level1))
+        maps = {"fine": self.fine_head(level0)}
+        if hasattr(self, "semantic_head"):
+            maps["semantic"] = self.semantic_head(level0)
+        return maps
 
 
 def _space_to_depth(image: Tensor) -> Tensor:
