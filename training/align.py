@@ -85,7 +85,7 @@ def main() -> None:
 def read_patients(path: Path) -> list[tuple[str, str]]:
     """Names of the fixed and moving scan of every pair in a JSON list of objects with paths or names under "fixed" and "moving"."""
     try:
-        return [(scan_name(pair["fixed"]), scan_name(pair["moving"])) for pair in json.loads(path.read_text())]
+        return [(scan_name(pair["fixed"]), scan_name(pair["moving"])) for pair in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f'{path} is not a JSON list of {{"fixed": scan, "moving": scan}} ({error!r}).') from error
 
@@ -150,7 +150,7 @@ def write_index(path: Path, rows: list[Row]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(k for row in rows for k in row))
     partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:

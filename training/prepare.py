@@ -151,7 +151,7 @@ def _attempt(source: Source, folder: Path) -> str:
         return f"{type(error).__name__}: {error}"
     state = _state(source.name, folder)
     partial = state.with_suffix(".part")
-    partial.write_text(json.dumps({"fingerprint": _fingerprint(source), "row": row}, indent=1))
+    partial.write_text(json.dumps({"fingerprint": _fingerprint(source), "row": row}, indent=1), encoding="utf-8")
     partial.replace(state)
     return ""
 
@@ -256,7 +256,7 @@ def _write_labels(source: Source, volume: Volume, grid: Grid, folder: Path) -> P
     values, names = collect(source.labels, source.table, volume, source.path, grid)
     path = folder / f"{source.name}.seg.nii.gz"
     write_volume(Volume(values, grid), path)
-    path.with_name(f"{source.name}.seg.json").write_text(json.dumps({str(k): v for k, v in names.items()}, indent=1))
+    path.with_name(f"{source.name}.seg.json").write_text(json.dumps({str(k): v for k, v in names.items()}, indent=1), encoding="utf-8")
     return path
 
 

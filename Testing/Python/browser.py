@@ -170,12 +170,16 @@ class Page:
 
     def cells(self) -> list[str]:
         """Status of every match in the table, row by row."""
-        return [next(c for c in (cell.get_attribute("class") or "").split() if c != "cell") for cell in self.page.locator("#table .cell").all()]
+        return [
+            next(c for c in (cell.get_attribute("class") or "").split() if c != "cell") for cell in self.page.locator("#table .cell").all()
+        ]
 
     def wait_cells(self, wanted: str, count: int, timeout_s: float = 30) -> None:
         """Until so many matches have one of these statuses (joined by commas)."""
         selector = ",".join(f"#table .cell.{status}" for status in wanted.split(","))
-        self.page.wait_for_function("([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count], timeout=1000 * timeout_s)
+        self.page.wait_for_function(
+            "([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count], timeout=1000 * timeout_s
+        )
 
     def labels(self) -> list[str]:
         """Names of the landmarks."""

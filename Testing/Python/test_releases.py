@@ -184,7 +184,10 @@ def test_compat_is_refused_where_it_has_no_meaning(tmp_path: Path) -> None:
 
 
 def test_fetched_checkpoint_is_converted_and_not_kept(
-    server: Server, files: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server,  # noqa: F811
+    files: dict[str, Path],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server.content, server.cuts = files["sam"].read_bytes(), [20_000]
     released(monkeypatch, "sam", url=server.url, sha256=sha256(files["sam"]))

@@ -88,7 +88,9 @@ def test_secrets_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     assert (b"x" * len(TOKEN), TOKEN.encode()) in calls and len(calls) >= 5
 
 
-@pytest.mark.parametrize("path", ["/", "/index.html", "/ws", "/alive", "/assets/code.js", "/export/A.csv", "/?token=wrong", f"/index.html?token={TOKEN}"])
+@pytest.mark.parametrize(
+    "path", ["/", "/index.html", "/ws", "/alive", "/assets/code.js", "/export/A.csv", "/?token=wrong", f"/index.html?token={TOKEN}"]
+)
 def test_nothing_is_answered_without_the_token(path: str) -> None:
     assert visit(Door(TOKEN), status(path)) in (401, 403)
 

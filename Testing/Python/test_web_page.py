@@ -368,4 +368,3 @@ def refused(address: str) -> int:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
-

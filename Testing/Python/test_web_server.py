@@ -28,7 +28,9 @@ def test_the_command_line_reaches_the_server(served: list[ServeOptions], tmp_pat
     for name in ("a.nii", "b.nii", "a.csv"):
         (tmp_path / name).touch()
     given = ["--landmarks", f"{tmp_path}/a.csv", "--port", "8123", "--host", "0.0.0.0", "--root", str(tmp_path), "--upload-limit", "7"]
-    status = cli.main(["serve", f"{tmp_path}/a.nii", f"{tmp_path}/b.nii", *given, "--device", "cpu", "--method", "fixed-point", "--cache", "c"])
+    status = cli.main(
+        ["serve", f"{tmp_path}/a.nii", f"{tmp_path}/b.nii", *given, "--device", "cpu", "--method", "fixed-point", "--cache", "c"]
+    )
     assert status == 0
     assert served == [
         ServeOptions(

@@ -79,7 +79,7 @@ def _rows(result: Registration, labels: Sequence[str] | None) -> list[dict[str, 
 
 def _write_report(path: Path, figures: dict[str, Any]) -> None:
     partial = path.with_name("." + path.name)
-    partial.write_text(json.dumps(figures, indent=1))
+    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     partial.replace(path)
 
 

@@ -58,7 +58,7 @@ def releases() -> dict[str, Release]:
             try:
                 entries = [
                     Release(**{**e, **{k: tuple(e.get(k, ())) for k in ("modality", "regions")}})
-                    for e in json.loads(path.read_text())["models"]
+                    for e in json.loads(path.read_text(encoding="utf-8"))["models"]
                 ]
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise InputError(f"{path} cannot be read as a list of published models ({error}). Repair or delete it.") from error

@@ -140,7 +140,9 @@ class Uploads:
         return self.limit_bytes - sum(self._used.values())
 
     def _too_large(self, name: str) -> InputError:
-        return InputError(f"{clean_name(name)} is larger than the {self.limit_bytes / 2**20:.0f} MiB this server takes. Put it on the server.")
+        return InputError(
+            f"{clean_name(name)} is larger than the {self.limit_bytes / 2**20:.0f} MiB this server takes. Put it on the server."
+        )
 
     def _batch_folder(self, batch: str) -> Path:
         if not _BATCH.fullmatch(batch):

@@ -123,7 +123,9 @@ class Loading:
                 else:
                     await self.open(path)
         except InputError as error:
-            raise InputError(str(error).replace(f"{self.uploads.folder / batch}/", "").replace(str(self.uploads.folder / batch), "The folder")) from error
+            raise InputError(
+                str(error).replace(f"{self.uploads.folder / batch}/", "").replace(str(self.uploads.folder / batch), "The folder")
+            ) from error
         finally:
             self.uploads.discard(str(batch))
 
@@ -167,7 +169,11 @@ class Loading:
                 where = bench.world(row.key, None if is_template else volume)
                 cell = row.cell(volume)
                 position = ("", "", "") if where is None else tuple(f"{v:.3f}" for v in where)
-                verdict = ("", "template", "") if is_template else ("" if cell.confidence is None else f"{cell.confidence:.4f}", cell.status, cell.note)
+                verdict = (
+                    ("", "template", "")
+                    if is_template
+                    else ("" if cell.confidence is None else f"{cell.confidence:.4f}", cell.status, cell.note)
+                )
                 writer.writerow((presenter.volumes[volume], row.label, *position, *verdict))
         return text.getvalue()
 

@@ -55,7 +55,9 @@ class Logic:
         self._messages = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._actions = self._table_actions() | self.loading.actions | self.tools.actions | self.registering.actions
-        server.state.update(state.FIRST | self.loading.first | {"model": options.model or "default model", "device": options.device, "rows": []})
+        server.state.update(
+            state.FIRST | self.loading.first | {"model": options.model or "default model", "device": options.device, "rows": []}
+        )
         server.state.update(state.page(self.presenter) | {"reg": self.registering.page()})
         server.trigger("do")(self.do)
         self.presenter.on_change(self.refresh)

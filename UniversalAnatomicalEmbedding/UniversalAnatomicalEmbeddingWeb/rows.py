@@ -19,7 +19,14 @@ QUALITY = 92
 FRAMES_PER_SECOND = 25
 FIRST_GROUP = 100
 PRESETS: dict[str, dict[str, tuple[float, float]]] = {
-    "ct": {"Soft tissue": (400, 40), "Lung": (1500, -600), "Bone": (2000, 500), "Mediastinum": (350, 50), "Liver": (150, 90), "Brain": (80, 40)},
+    "ct": {
+        "Soft tissue": (400, 40),
+        "Lung": (1500, -600),
+        "Bone": (2000, 500),
+        "Mediastinum": (350, 50),
+        "Liver": (150, 90),
+        "Brain": (80, 40),
+    },
     "mr": {},
 }
 AUTO, WHOLE = "Auto", "Full range"

@@ -90,9 +90,7 @@ def _run(options: ServeOptions, door: Any, root: Root | None, uploads: Uploads, 
     server.enable_module(image_module)
     server.add_protocol_to_configure(lambda protocol: protocol.registerLinkProtocol(door.gatekeeper()))
     look = {"uae": str(WWW), "icons": icons.serve_path, "roboto": icons.roboto_path}
-    server.enable_module(
-        {"serve": look, "scripts": ["uae/page.js"], "styles": ["icons/css/mdi.css", "roboto/roboto.css", "uae/page.css"]}
-    )
+    server.enable_module({"serve": look, "scripts": ["uae/page.js"], "styles": ["icons/css/mdi.css", "roboto/roboto.css", "uae/page.css"]})
     slicer_app = SlicerApp()
     vtk.vtkObject.GlobalWarningDisplayOff()
     logic = Logic(server, slicer_app, options, root, uploads)
@@ -116,9 +114,13 @@ def _run(options: ServeOptions, door: Any, root: Root | None, uploads: Uploads, 
     server.controller.on_server_ready.add(ready)
     logging.getLogger("wslink").setLevel(logging.CRITICAL)
     try:
-        server.start(host=options.host or "localhost", port=options.port, open_browser=False, show_connection_info=False, disable_logging=True)
+        server.start(
+            host=options.host or "localhost", port=options.port, open_browser=False, show_connection_info=False, disable_logging=True
+        )
     except OSError as error:
-        raise InputError(f"Port {options.port} on {options.host or 'localhost'} cannot be used: {os.strerror(error.errno or 0)}. Choose another.") from error
+        raise InputError(
+            f"Port {options.port} on {options.host or 'localhost'} cannot be used: {os.strerror(error.errno or 0)}. Choose another."
+        ) from error
     finally:
         logic.close()
 
@@ -133,7 +135,10 @@ def add_routes(app: web.Application, door: Any, logic: Logic, uploads: Uploads) 
     async def upload(request: web.Request) -> web.Response:
         try:
             await uploads.receive(
-                request.match_info["batch"], request.query.get("name", ""), request.content_length, _chunks(request.content.iter_chunked(CHUNK_BYTES))
+                request.match_info["batch"],
+                request.query.get("name", ""),
+                request.content_length,
+                _chunks(request.content.iter_chunked(CHUNK_BYTES)),
             )
         except InputError as error:
             return web.json_response({"error": str(error)}, status=413 if "larger" in str(error) else 400)

@@ -138,11 +138,11 @@ def _selected(presenter: Presenter, volume: str) -> dict[str, str] | None:
 
 def _cell(cell: Cell) -> dict[str, str]:
     """Short text (the number where there is one), status as the style, all of it on hovering."""
-    number = "" if cell.confidence is None or cell.status in ("absent", "waiting", "failed", "rejected") else f"{100 * cell.confidence:.0f} %"
+    number = (
+        "" if cell.confidence is None or cell.status in ("absent", "waiting", "failed", "rejected") else f"{100 * cell.confidence:.0f} %"
+    )
     return {"status": cell.status, "text": number or WORDS[cell.status], "title": "; ".join(filter(None, (cell.text, cell.note)))}
 
 
 def _gate(gate: Gate) -> dict[str, Any]:
     return {"enabled": gate.enabled, "reason": gate.reason}
-
-
