@@ -34,6 +34,7 @@ def main(template: str, landmarks: str, *targets: str) -> None:
     stage = Stage()
     application = standins.install(stage.scene, Path(tempfile.mkdtemp()))
     import qt
+
     import UniversalAnatomicalEmbedding as module
 
     nodes = [mrml.volume_to_node(stage.scene, read_volume(path)) for path in (template, *targets)]

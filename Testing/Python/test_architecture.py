@@ -31,25 +31,27 @@ LAYERS = (
     {"registration"},
     {"session"},
     {"evaluation", "jobs"},
-    {"viz", "presenter", "worker", "worker_client", "mrml", "views", "observers", "choices"},
-    {"desk", "transform_node"},
+    {"viz", "presenter", "worker", "worker_client", "mrml", "observers", "choices"},
+    {"desk", "transform_node", "views"},
     {"scans", "lists"},
     {"workbench"},
     {"live", "preparation", "registering"},
     {"cli"},
 )
 FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}
-BRIDGE = {
-    "mrml",
-    "views",
-    "observers",
-    "scans",
-    "lists",
-    "workbench",
-}  # the files that know MRML nodes; they are given the scene and never ask the application for it
+# The files that know MRML nodes; they are given the scene and never ask the application for it.
+BRIDGE = {"lists", "live", "mrml", "observers", "registering", "scans", "transform_node", "views", "workbench"}
 # Files whose test does not have their name; all others have test_<file>.py or test_<folder>.py.
 TESTED_BY = {
     "__init__": "test_architecture",
+    "desk": "test_preparation",
+    "lists": "test_workbench",
+    "live": "test_workbench",
+    "observers": "test_workbench",
+    "readiness": "test_presenter",
+    "scans": "test_workbench",
+    "transform_node": "test_registering",
+    "views": "test_workbench",
     "errors": "test_catalogue",
     "progress": "test_embedding",
     "options": "test_session",
