@@ -81,17 +81,17 @@ def test_the_model_stays_loaded_until_another_is_asked_for(job: dict[str, Any], 
 
 
 def test_cancel_stops_between_two_layers_of_one_tile(job: dict[str, Any]) -> None:
-    """The tile loop itself looks at the token before each tile only, and there is one tile here."""
+    """The tile loop itself looks at the token before each tile only, and this is the only one."""
     jobs, cancel, texts = Jobs(), Event(), []
 
     def progress(fraction: float, text: str) -> None:
         texts.append(text)
-        if text == "local features":
+        if text == "descriptors":
             cancel.set()
 
     with pytest.raises(Cancelled):
         run(jobs, "embed", job, progress, cancel)
-    assert texts[-1] == "local features"
+    assert texts[-1] == "descriptors"
     assert run(jobs, "embed", job)["key"]
 
 
@@ -181,6 +181,18 @@ def test_register_hands_everything_on_and_writes_the_transform(
     np.testing.assert_allclose(read_transform(result["transform"]).matrix, matrix, atol=1e-12)
     with pytest.raises(InputError, match=r"registration options cannot be read: .*'stages'"):
         run(Jobs(), "register", {**values, "options": {"stages": "rigid"}})
+
+
+def test_register_by_landmarks_gives_the_map_from_fixed_to_moving(job: dict[str, Any], tmp_path: Path) -> None:
+    turn = np.array([[np.cos(0.4), -np.sin(0.4), 0], [np.sin(0.4), np.cos(0.4), 0], [0, 0, 1]])
+    fixed = np.random.default_rng(0).uniform(-20, 20, (6, 3)) + [0, 48, 432]
+    moving = fixed @ turn.T + [5, -7, 11]
+    staged = stage({"fixed": tissue_volume(name="fixed"), "moving": tissue_volume(seed=1, name="moving")}, tmp_path, 2)
+    values = {**{k: v for k, v in job.items() if k != "volume"}, **staged, "landmarks": [fixed.tolist(), moving.tolist()]}
+    result = run(Jobs(), "register", {**values, "out": str(tmp_path / "map.tfm"), "options": {"stage": "rigid"}})
+    np.testing.assert_allclose(read_transform(result["transform"])(fixed), moving, atol=1e-6)
+    assert result["report"]["source"] == "landmarks"
+    assert result["report"]["fre_mm"] < 1e-6
 
 
 def test_probe_tries_every_device() -> None:

@@ -47,7 +47,7 @@ class Bare:
             self.process.stdin.write(message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n")  # type: ignore[union-attr]
         self.process.stdin.flush()  # type: ignore[union-attr]
 
-    def next(self, *kinds: str, seconds: float = 30.0) -> dict[str, Any]:
+    def next(self, *kinds: str, seconds: float = 120.0) -> dict[str, Any]:
         """The next message of one of these kinds; every line must be a JSON object."""
         while True:
             line = self.lines.get(timeout=seconds)
@@ -87,7 +87,7 @@ def test_stray_prints_do_not_reach_the_protocol(worker: Bare) -> None:
     worker.send({"id": 1, "job": "noise"}, {"id": 2, "job": "echo"}, {"job": "shutdown"})
     assert worker.end(1)["result"] == {"read": ""}  # and what a library reads is empty, not the next command
     assert worker.end(2)["event"] == "done"
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(60) == 0
     errors = worker.process.stderr.read().decode()  # type: ignore[union-attr]
     assert all(f"noise from {who}" in errors for who in ("Python", "C", "a child"))
 
@@ -126,7 +126,7 @@ def test_jobs_queue_and_cancel_in_any_order(worker: Bare) -> None:
 def test_shutdown_ends_after_the_jobs_before_it(worker: Bare) -> None:
     worker.send({"id": 1, "job": "echo"}, {"job": "shutdown"}, {"id": 2, "job": "echo"})
     assert worker.end(1)["event"] == "done"
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(60) == 0
     assert worker.lines.get(timeout=10) == b""
 
 
@@ -137,8 +137,8 @@ def test_it_ends_in_the_middle_of_a_job_when_its_client_is_gone(worker: Bare, tm
     worker.next("progress")
     start = time.monotonic()
     worker.process.stdin.close()  # type: ignore[union-attr]
-    worker.process.wait(10)
-    assert time.monotonic() - start < 1.0
+    worker.process.wait(60)
+    assert time.monotonic() - start < 5.0
     assert not (tmp_path / "folder").exists()
 
 
@@ -165,7 +165,7 @@ def test_a_defect_is_one_sentence_and_its_trace_goes_to_the_log(worker: Bare) ->
 def test_a_broken_gpu_ends_the_worker_after_its_answer(worker: Bare) -> None:
     worker.send({"id": 1, "job": "defect", "text": "CUDA error: an illegal memory access was encountered"}, {"id": 2, "job": "echo"})
     assert worker.end(1)["event"] == "failed"
-    assert worker.process.wait(10) == 3
+    assert worker.process.wait(60) == 3
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_missing_package_is_named(tmp_path: Path) -> None:
     assert worker.end(4)["sentence"].startswith(
         "A package that is needed is missing or damaged (import of UniversalAnatomicalEmbeddingLib.jobs"
     )
-    assert worker.process.wait(10) == 3
+    assert worker.process.wait(60) == 3
 
 
 def test_progress_is_thinned_out(worker: Bare) -> None:

@@ -135,9 +135,12 @@ def default_python() -> str:
 
 @dataclass
 class _Running:
-    """The job that was handed to the worker; ``pace``: when its work began, and the fraction then; None before the worker took it up."""
+    """The job of the worker. ``line``: as it was sent to it, "" before; ``fresh``: the process was started for this job; ``pace``: when its work
+    began, and the fraction then, None before the worker took it up."""
 
     number: int
+    line: str = ""
+    fresh: bool = False
     pace: tuple[float, float] | None = None
     cancel_deadline: float | None = None
 
@@ -206,9 +209,11 @@ class _Supervisor:
 
     def _work(self) -> None:
         while self._open:
-            deadline = self._running.cancel_deadline if self._running else None
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
+                if self._waiting and not self._running:
+                    self._dispatch(*self._waiting.popleft())
+                deadline = self._running.cancel_deadline if self._running else None
+                wait = None if deadline is None else max(0.0, deadline - time.monotonic())
                 self._inbox.get(timeout=wait)()
             except queue.Empty:
                 self._kill()
@@ -217,25 +222,28 @@ class _Supervisor:
                 self._kill()
                 if self._running:
                     self._end(Failed(self._running.number, f"The worker and its client do not understand each other ({error!r})."))
-            if self._open and self._waiting and not self._running:
-                self._dispatch(*self._waiting.popleft())
 
     def _dispatch(self, number: int, job: dict[str, Any]) -> None:
         self._running = _Running(number)
         self.events.put(Progress(number, 0.0, "starting", None))
+        if self._process or self._start(self._running):
+            threading.Thread(target=self._stage, args=(number, job, self._folder), name="uae-worker-stage", daemon=True).start()
+
+    def _start(self, running: _Running) -> bool:
+        """Start a process for this job; the job ends where that is not possible."""
+        running.fresh = True
         try:
             self._folder = self._folder or make_folder()
             self._folder.mkdir(exist_ok=True)
-            if self._process is None or self._process.has_ended():
-                self._process = WorkerProcess(self._python, self._environment, self._folder, self._deliver)
+            self._process = WorkerProcess(self._python, self._environment, self._folder, self._deliver)
         except OSError as error:
-            self._end(Failed(number, f"The worker cannot be started with {self._python} ({error}). Check the installation."))
-            return
-        threading.Thread(target=self._stage, args=(number, job, self._folder), name="uae-worker-stage", daemon=True).start()
+            self._end(Failed(running.number, f"The worker cannot be started with {self._python} ({error}). Check the installation."))
+        return self._process is not None
 
     def _stage(self, number: int, job: dict[str, Any], folder: Path) -> None:
         """Write the voxels of a job; in a thread of its own, so that a cancel need not wait for it."""
         try:
+            folder.mkdir(exist_ok=True)  # another client removes it after a day without a job
             line = encode_line({**stage(job, folder, number), "id": number})
             self.post(partial(self._send, number, line))
         except OSError as error:
@@ -246,6 +254,7 @@ class _Supervisor:
 
     def _send(self, number: int, line: str) -> None:
         if self._running and self._running.number == number and self._process:
+            self._running.line = line
             self._process.send(line)
         else:
             self._remove_files(number)
@@ -263,7 +272,7 @@ class _Supervisor:
         if process is not self._process or message is None:
             return
         if message.get("last"):
-            self._process = None
+            self._kill()
         number, event = message.get("id"), message.get("event")
         if event == "ready":
             process.pid = message["pid"]
@@ -287,10 +296,14 @@ class _Supervisor:
         self.events.put(Progress(running.number, fraction, text, seconds * (1 - fraction) / done if known else None))
 
     def _exited(self, process: WorkerProcess, code: int) -> None:
-        if process is self._process:
-            self._process = None
-            if self._running:
-                self._end(Failed(self._running.number, crash_sentence(code, self.log_tail())))
+        if process is not self._process:
+            return
+        self._process, running = None, self._running
+        if running and running.pace is None and not running.fresh:  # it died before it took up this job: another one may do it
+            if self._start(running) and self._process and running.line:
+                self._process.send(running.line)
+        elif running:
+            self._end(Failed(running.number, crash_sentence(code, self.log_tail())))
 
     def _end(self, event: Done | Failed | Cancelled) -> None:
         """Close the running job; one that was asked to stop counts as cancelled however it ended."""

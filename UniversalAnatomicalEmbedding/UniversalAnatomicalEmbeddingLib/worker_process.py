@@ -46,10 +46,6 @@ class WorkerProcess:
             self._stdin.write(line)
             self._stdin.flush()
 
-    def has_ended(self) -> bool:
-        """Whether it is gone, even if its last words are still to be read."""
-        return self._popen.poll() is not None
-
     def leave(self, seconds: float) -> None:
         """Close its input, at which it ends itself, and kill it when it has not done so in time."""
         with contextlib.suppress(OSError, ValueError):

@@ -63,6 +63,12 @@ class Jobs:
         time.sleep(30)
         return {}
 
+    def seize(self, values: dict[str, Any], progress: Any, cancel: Event) -> dict[str, Any]:
+        """The same in a library that keeps Python's lock, so that no other thread of the worker can do anything."""
+        progress(0.5, "blocking")
+        ctypes.PyDLL(None).sleep(30)
+        return {}
+
     def chatter(self, values: dict[str, Any], progress: Any, cancel: Event) -> dict[str, Any]:
         for n in range(20_000):
             progress(n / 20_000, "chatting")
