@@ -2,8 +2,12 @@
 # Install what the tests need into a fresh virtual environment (.venv) and run all of them. The one test command of the project.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then # drawing without a screen
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends libegl1 libegl-mesa0 libgl1 libglx-mesa0 libgl1-mesa-dri libxrender1 libxkbcommon0 >/dev/null
+fi
 python3 -m venv .venv
-.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[train,test]'
+.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[train,test,gui]'
 .venv/bin/ruff check .
 .venv/bin/mypy
 .venv/bin/python -m pytest "$@"
