@@ -25,7 +25,8 @@ PLACED = ("PointPositionDefinedEvent", "PointEndInteractionEvent", "PointRemoved
 class PointLists:
     """Writes the presenter's table to the lists, and what people do to the lists to the table.
 
-    ``edited(keys)`` is called after a person placed or moved the template's landmarks of these keys.
+    ``edited(keys)`` is called after a person placed or moved the template's landmarks of these keys. ``keys``: the table's keys by the ids of
+    the template's control points.
     """
 
     def __init__(self, scene: Any, presenter: Presenter, observers: Observers, edited: Callable[[list[int]], None]) -> None:
@@ -36,10 +37,8 @@ class PointLists:
         self.writing = False
         self._observers = observers
         self._edited = edited
-        self._keys: dict[str, int] = {}
+        self.keys: dict[str, int] = {}
         self._next_key = 1
-
-    # --- which lists -------------------------------------------------------------------------------------------------------------------
 
     def candidates(self) -> list[Node]:
         """The point lists of the scene that can be the template's: all that do not hold matches."""
@@ -142,13 +141,9 @@ class PointLists:
         with self._quietly():
             if template and self.template is not None:
                 ids = mrml.write_landmarks(self.template, [(r.label, r.position_lps) for r in table.landmarks])
-                self._keys = dict(zip(ids, table.keys, strict=True))
+                self.keys = dict(zip(ids, table.keys, strict=True))
             for volume, node in self.matches.items():
                 mrml.write_matches(node, [(r.label, r.cell(volume)) for r in table.landmarks])
-
-    def key_of(self, control_point_id: str) -> int:
-        """The table's key of a control point of the template's list."""
-        return self._keys[control_point_id]
 
     # --- lists to table ----------------------------------------------------------------------------------------------------------------
 
@@ -159,11 +154,11 @@ class PointLists:
         before, rows = self.presenter.table, mrml.read_landmarks(self.template)
         table, keys, moved = before, {}, []
         for identifier, label, where in rows:
-            key = keys[identifier] = self._keys.get(identifier) or self.new_key()
+            key = keys[identifier] = self.keys.get(identifier) or self.new_key()
             if key not in before.keys or before.row(key).position_lps != where:
                 moved.append(key)
             table = table.placed(key, label, where)
-        self._keys = keys
+        self.keys = keys
         table = LandmarkTable(tuple(table.row(key) for key in keys.values()))
         if table == before:
             return
@@ -177,7 +172,7 @@ class PointLists:
             return
         table = self.presenter.table
         for identifier, label, _ in mrml.read_landmarks(self.template):
-            key = self._keys.get(identifier)
+            key = self.keys.get(identifier)
             if key in table.keys and table.row(key).label != label:  # type: ignore[arg-type]
                 table = table.placed(key, label, table.row(key).position_lps)  # type: ignore[arg-type]
         if table != self.presenter.table:
@@ -203,9 +198,9 @@ class PointLists:
         """The table that the lists hold."""
         assert self.template is not None
         columns = {volume: mrml.read_matches(node) for volume, node in self.matches.items()}
-        self._keys, rows = {}, []
+        self.keys, rows = {}, []
         for i, (identifier, label, where) in enumerate(mrml.read_landmarks(self.template)):
-            key = self._keys[identifier] = self.new_key()
+            key = self.keys[identifier] = self.new_key()
             cells = {volume: cell for volume, column in columns.items() for cell in _row(column, i, label)}
             rows.append(Landmark(key, label, where, cells))
         return LandmarkTable(tuple(rows))

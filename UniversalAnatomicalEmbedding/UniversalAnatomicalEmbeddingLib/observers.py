@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +15,12 @@ class Observers:
     """
 
     def __init__(self, report: Callable[[Exception], None]) -> None:
-        self._report = report
+        self.report = report
         self._tags: dict[str, list[tuple[Any, int]]] = {}
 
     def add(self, group: str, target: Any, event: int | str, callback: Callable[[], None]) -> None:
         """Observe ``event`` of ``target``."""
-
-        def called(_caller: Any, _event: str) -> None:
-            try:
-                callback()
-            except Exception as error:
-                self._report(error)
-
-        self._tags.setdefault(group, []).append((target, target.AddObserver(event, called)))
+        self._tags.setdefault(group, []).append((target, target.AddObserver(event, _Called(self, callback))))
 
     def __contains__(self, group: str) -> bool:
         return group in self._tags
@@ -40,3 +34,24 @@ class Observers:
         """Stop observing."""
         for group in list(self._tags):
             self.remove(group)
+
+
+class _Called:
+    """What VTK calls. A scene that nobody holds any more still tells its end while Python takes both apart: then nothing may happen, and
+    neither a function nor a partial would survive being called then."""
+
+    __slots__ = ("callback", "observers")
+
+    def __init__(self, observers: Observers, callback: Callable[[], None]) -> None:
+        self.observers = weakref.ref(observers)
+        self.callback = callback
+
+    def __call__(self, _caller: Any, _event: str) -> None:
+        reference, callback = getattr(self, "observers", None), getattr(self, "callback", None)
+        observers = None if reference is None else reference()
+        if observers is None or callback is None:
+            return
+        try:
+            callback()
+        except Exception as error:
+            observers.report(error)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import mrml
 from .geometry import FloatArray, Grid
-from .registration.transform import Transform
+
+if TYPE_CHECKING:
+    from .registration.transform import Transform
 
 Node = Any
 MOST_VOXELS = 8_000_000
@@ -19,10 +22,10 @@ def between_frames(transform: Transform, fixed_pose: FloatArray, moving_pose: Fl
     """A transform between two scans as :func:`.mrml.volume_from_node` gave them, as one between the own frames of their nodes (LPS mm)."""
     matrix = np.linalg.inv(moving_pose) @ transform.matrix @ fixed_pose
     if transform.displacement is None or transform.grid is None:
-        return Transform(matrix)
+        return replace(transform, matrix=matrix)
     back = np.linalg.inv(fixed_pose)
     grid = Grid(transform.grid.shape_zyx, back @ transform.grid.affine)
-    return Transform(matrix, transform.displacement @ back[:3, :3].T, grid)
+    return replace(transform, matrix=matrix, displacement=transform.displacement @ back[:3, :3].T, grid=grid)
 
 
 def write_transform_node(node: Node, transform: Transform) -> None:

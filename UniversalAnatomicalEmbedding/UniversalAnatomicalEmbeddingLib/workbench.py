@@ -40,7 +40,7 @@ class Workbench:
         self.presenter = presenter or Presenter()
         self.provenance: dict[str, str] = {}
         self.observers = Observers(report)
-        self.scans = Scans(scene, self.presenter, self.observers, self._volume_moved)
+        self.scans = Scans(scene, self.presenter, self.observers, lambda volume: self.lists.follow(volume))
         self.lists = PointLists(scene, self.presenter, self.observers, self._edited)
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndBatchProcessEvent):
             self.observers.add("scene", scene, event, self.refresh)
@@ -97,7 +97,7 @@ class Workbench:
         """Place a landmark at a world position of the template, and match it; returns its key."""
         node = self.placing_list()
         index = node.AddControlPoint(mrml.flipped(mrml.from_world(node, point_lps))[0].tolist(), label)
-        return self.lists.key_of(node.GetNthControlPointID(index))
+        return self.lists.keys[node.GetNthControlPointID(index)]
 
     def move(self, key: int, point_lps: ArrayLike) -> None:
         """Put a landmark elsewhere in the template, and match it again."""
@@ -227,9 +227,6 @@ class Workbench:
         if placed:
             self.presenter.select(placed[-1], self.presenter.selected_volume)
             self.jump_to(placed[-1], self.presenter.targets)
-
-    def _volume_moved(self, volume: str) -> None:
-        self.lists.follow(volume)
 
 
 def _carried(points: PointList, node: Node, volume: Node) -> PointList:

@@ -18,7 +18,7 @@ def parameterNodeWrapper(cls: type) -> type:
         self.parameterNode = node
         for name, kind in hints.items():
             if not _is_node(kind) and node.GetParameter(name) == "":
-                _write(node, name, kind, defaults.get(name, kind()))
+                _write(node, name, kind, defaults[name] if name in defaults else kind())
 
     cls.__init__ = init  # type: ignore[misc]
     for name, kind in hints.items():
