@@ -47,10 +47,7 @@ class PointLists:
         return [n for n in nodes if mrml.attribute(n, "Role") is None and not n.GetHideFromEditors()]
 
     def use(self, node: Node | None) -> None:
-        """Take a list of the scene as the template's, with the matches it has from before; its own template volume is chosen with it.
-
-        InputError for a list that holds matches.
-        """
+        """Take a list of the scene as the template's, with its matches and template volume from before; InputError for a list of matches."""
         if node is not None and mrml.attribute(node, "Role") is not None:
             raise InputError(f"{node.GetName()} holds matches. Choose the list that they were made from, or a copy of it.")
         for group in ("template list", *(f"matches {v}" for v in self.matches)):
@@ -133,8 +130,6 @@ class PointLists:
             for volume, node in shown.items():
                 views.show_only_in(node, views.views_of(self.scene, self.scene.GetNodeByID(volume)))
 
-    # --- table to lists ----------------------------------------------------------------------------------------------------------------
-
     def write(self, template: bool = False) -> None:
         """Make the match lists (and the template's) say what the table says."""
         table = self.presenter.table
@@ -144,8 +139,6 @@ class PointLists:
                 self.keys = dict(zip(ids, table.keys, strict=True))
             for volume, node in self.matches.items():
                 mrml.write_matches(node, [(r.label, r.cell(volume)) for r in table.landmarks])
-
-    # --- lists to table ----------------------------------------------------------------------------------------------------------------
 
     def _take_template(self) -> None:
         """A person placed, moved or removed landmarks."""

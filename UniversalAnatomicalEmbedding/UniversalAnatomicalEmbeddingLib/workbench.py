@@ -65,8 +65,6 @@ class Workbench:
                 self.observers.add(composite.GetID(), composite, "ModifiedEvent", self.lists.arrange)
         self.lists.arrange()
 
-    # --- volumes and model -------------------------------------------------------------------------------------------------------------
-
     def use_engine(self, engine: Engine | None, provenance: Mapping[str, str]) -> None:
         """Match with this engine from now on; ``provenance`` (Model, ModelSha256, Version) is kept on every match list that it fills."""
         self.scans.engine = engine
