@@ -8,7 +8,7 @@ from positions import carried, motion
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.registration.correspondences import Correspondences
-from UniversalAnatomicalEmbeddingLib.registration.linear import Model, expected_tre, find_rigid, fit_linear, robust_fit
+from UniversalAnatomicalEmbeddingLib.registration.linear import Model, expected_tre, find_linear, fit_linear
 
 RIGID = motion((20, -35, 60), (40, -80, 15))
 SIMILAR = motion((20, -35, 60), (40, -80, 15), scale=1.2)
@@ -87,7 +87,7 @@ def test_few_flat_pairs_leave_the_affine_map_near_where_it_is_drawn_to() -> None
 @pytest.mark.parametrize("outliers", [0.0, 0.5, 0.75])
 def test_the_rigid_map_is_found_among_outliers(outliers: float) -> None:
     pairs = noisy_pairs(RIGID, 600, 5.0, outliers)
-    fit = find_rigid(pairs, 0)
+    fit = find_linear("rigid", pairs, 0)
     assert fit is not None
     points = body(200, 9)
     assert np.linalg.norm(carried(fit.matrix, points) - carried(RIGID, points), axis=1).max() < 5
@@ -97,22 +97,29 @@ def test_the_rigid_map_is_found_among_outliers(outliers: float) -> None:
 @pytest.mark.parametrize("model", ["similarity", "affine"])
 def test_noise_in_the_matched_points_does_not_shrink_the_map(model: Model) -> None:
     pairs = noisy_pairs(TRUTH[model], 2000, 12.0, 0.3)
-    rigid = find_rigid(pairs, 0)
-    assert rigid is not None
-    fit = robust_fit(model, pairs, rigid.matrix)
+    fit = find_linear(model, pairs, 0)
+    assert fit is not None
     assert np.linalg.det(fit.matrix[:3, :3]) == pytest.approx(np.linalg.det(TRUTH[model][:3, :3]), rel=0.05)
     points = body(200, 9)
     assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(TRUTH[model], points), axis=1)) < 4
 
 
+def test_a_much_smaller_patient_is_found_too() -> None:
+    truth = motion((5, -3, 4), (40, -80, 15), scale=0.72)
+    fit = find_linear("similarity", noisy_pairs(truth, 800, 12.0, 0.5), 0)
+    assert fit is not None
+    points = body(200, 9)
+    assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(truth, points), axis=1)) < 4
+
+
 def test_no_triple_that_fits_is_no_map() -> None:
     few = noisy_pairs(RIGID, 2, 0.0, 0.0)
-    assert find_rigid(few, 0) is None
+    assert find_linear("rigid", few, 0) is None
 
 
 def test_the_same_seed_gives_the_same_map() -> None:
     pairs = noisy_pairs(RIGID, 300, 8.0, 0.5)
-    first, second = (find_rigid(pairs, 7) for _ in range(2))
+    first, second = (find_linear("rigid", pairs, 7) for _ in range(2))
     assert first is not None and second is not None
     np.testing.assert_array_equal(first.matrix, second.matrix)
 

@@ -158,12 +158,15 @@ def _embed_tiled(
             local = _local_features(image, tile, network, device)
         with _inference(device):
             heads = network.decode(local, _part(context["top"], tile.source(network.top_stride)))
-        values = np.concatenate([_storable(_part(v, tile.kept(network.fine_stride))) for v in heads.values()], axis=3)
         if n == 0:
-            fine = np.empty((*network.map_shape(image.shape, network.fine_stride), values.shape[3]), dtype=np.float16)
-        fine[tile.target(network.fine_stride)] = values
+            shape = network.map_shape(image.shape, network.fine_stride)
+            fine = np.empty((*shape, len(heads), next(iter(heads.values())).shape[1]), dtype=np.float16)
+        for head, value in enumerate(heads.values()):
+            _store(_part(value, tile.kept(network.fine_stride)), fine[tile.target(network.fine_stride)][..., head, :])
     progress(1.0, "embedded")
-    return fine, _storable(context["coarse"])
+    coarse = np.empty((*context["coarse"].shape[2:], context["coarse"].shape[1]), dtype=np.float16)
+    _store(context["coarse"], coarse)
+    return fine.reshape(*fine.shape[:3], -1), coarse
 
 
 def _local_features(image: NDArray, tile: Tile, network: Embedder, device: str) -> dict[str, Tensor]:
@@ -185,9 +188,11 @@ def _part(features: Tensor, box: Slices) -> Tensor:
     return features[:, :, z, y, x]
 
 
-def _storable(features: Tensor) -> NDArray[np.float16]:
-    """Network map ``(1, C, ...)`` to unit vectors, channels last, float16."""
-    return unit_length(features)[0].permute(1, 2, 3, 0).half().cpu().numpy()
+def _store(features: Tensor, place: NDArray[np.float16]) -> None:
+    """Write a network map ``(1, C, Z, Y, X)`` as unit vectors to ``place`` ``(Z, Y, X, C)``, a few slices at a time."""
+    for start in range(0, features.shape[2], 8):
+        part = unit_length(features[:, :, start : start + 8])
+        place[start : start + 8] = part[0].permute(1, 2, 3, 0).half().cpu().numpy()
 
 
 def crop_to_body(raw: NDArray, grid: Grid, modality: Modality) -> tuple[NDArray, Grid]:

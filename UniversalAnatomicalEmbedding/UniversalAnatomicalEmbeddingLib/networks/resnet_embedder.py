@@ -9,6 +9,8 @@ from .embedder import Embedder
 from .fpn3d import FPN3D
 from .resnet3d import ResNet3D18
 
+CELLS_AT_ONCE = 8
+
 
 class ResNetEmbedder(Embedder):
     """SAM (``semantic=False``) and UAE-S (``semantic=True``); keys and shapes are those of the released checkpoints.
@@ -37,7 +39,7 @@ class ResNetEmbedder(Embedder):
     multiple = (1, 1, 1)
     halo = (4, 32, 32)
     decode_halo = (2, 8, 8)
-    tile = (48, 256, 256)
+    tile = (64, 256, 256)
 
     def __init__(self, semantic: bool = False) -> None:
         super().__init__()
@@ -81,5 +83,16 @@ class ResNetEmbedder(Embedder):
 
 
 def _decode(pyramid: FPN3D, local: dict[str, Tensor], top: Tensor) -> Tensor:
-    """One pyramid from its merged c3 map down to its output."""
-    return pyramid.read_out(pyramid.merge(0, local["c1"], pyramid.merge(1, local["deep"], top)))
+    """One pyramid from its merged c3 map down to its output; in evaluation mode a few cells of z at a time, which saves memory.
+
+    All its maps have the same cells in z, of which the last convolution sees one more on either side.
+    """
+    depth = top.shape[2]
+    step = depth if pyramid.training else CELLS_AT_ONCE
+    parts = []
+    for start in range(0, depth, step):
+        first = max(start - 1, 0)
+        seen = slice(first, start + step + 1)
+        merged = pyramid.merge(0, local["c1"][:, :, seen], pyramid.merge(1, local["deep"][:, :, seen], top[:, :, seen]))
+        parts.append(pyramid.read_out(merged)[:, :, start - first : start - first + step])
+    return torch.cat(parts, dim=2)

@@ -23,8 +23,9 @@ MR_PERCENTILES = (0.5, 99.5)
 MASK_MARGIN_MM = 8.0
 BINS = 32
 TURNS_DEG = (12.0, 25.0)
+SHIFTS_MM = 35.0
 FINALISTS = 3
-FARTHEST_MM = 30.0
+FARTHEST_MM = 60.0
 SCALE_LIMIT = 1.25
 
 
@@ -58,15 +59,15 @@ def refine_linear(
 ) -> Refined:
     """Improve ``start`` (4, 4) by mutual information over the smaller of the two bodies.
 
-    The start and turns of it compete on 8 mm voxels, the three best on 4 mm, the best of all is followed to 2 mm. Points ``body_lps`` (N, 3) of the
-    shared body bound the result: where it moves them by more than 30 mm on average, or changes a length by more than a quarter, it is refused.
+    The start, turns and shifts of it compete on 8 mm voxels, the three best on 4 mm, the best of all is followed to 2 mm. Points ``body_lps`` (N, 3) of the
+    shared body bound the result: where it moves them by more than 60 mm on average, or changes a length by more than a quarter, it is refused.
     """
     upright = Volume(moving.array, Grid(moving.grid.shape_zyx, np.linalg.inv(start) @ moving.grid.affine), moving.modality, moving.name)
     centre = body_lps.mean(axis=0)
     check(cancel)
     try:
         coarse, backwards = _smaller_first(_prepared(fixed, COARSE_MM), _prepared(upright, COARSE_MM))
-        tried = _within([_descend(_initial("rigid", turn, centre), coarse, COARSE, seed, cancel) for turn in _turns(centre)], body_lps)
+        tried = _within([_descend(_initial("rigid", turn, centre), coarse, COARSE, seed, cancel) for turn in _starts(centre)], body_lps)
         fine = (
             (_prepared(upright, FINE_MM), _prepared(fixed, FINE_MM))
             if backwards
@@ -116,16 +117,20 @@ def _prepared(volume: Volume, spacing_mm: float) -> tuple[sitk.Image, sitk.Image
     return image, inside
 
 
-def _turns(centre: FloatArray) -> list[FloatArray]:
-    """The identity and turns by 12 and 25 degrees about each axis, both ways, around the centre of the body."""
-    vectors = [np.zeros(3), *(s * degrees * axis for degrees in TURNS_DEG for axis in np.eye(3) for s in (1, -1))]
-    turns = []
-    for vector in vectors:
+def _starts(centre: FloatArray) -> list[FloatArray]:
+    """The identity, turns by 12 and 25 degrees about each axis around the centre of the body, and shifts by 35 mm along each, all both ways."""
+    both_ways = [sign * axis for axis in np.eye(3) for sign in (1, -1)]
+    starts = [np.eye(4)]
+    for vector in [degrees * way for degrees in TURNS_DEG for way in both_ways]:
         matrix = np.eye(4)
         matrix[:3, :3] = Rotation.from_rotvec(vector, degrees=True).as_matrix()
         matrix[:3, 3] = centre - matrix[:3, :3] @ centre
-        turns.append(matrix)
-    return turns
+        starts.append(matrix)
+    for way in both_ways:
+        matrix = np.eye(4)
+        matrix[:3, 3] = SHIFTS_MM * way
+        starts.append(matrix)
+    return starts
 
 
 def _initial(model: Model, matrix: FloatArray, centre: FloatArray) -> sitk.Transform:
