@@ -109,9 +109,8 @@ def test_the_worker_answers_through_the_cache(tmp_path: Path) -> None:
     preparation.desk.poll()
     assert [bench.presenter.readiness.status(n.GetID()).state for n in nodes] == ["ready", "ready"]
     key = bench.add("p", [30.0, 31.0, 33.0])
-    assert np.linalg.norm(np.subtract(bench.world(key, nodes[1].GetID()), [30, 31, 33])) < 4.0, (
-        "both scans are the same; the network is random"
-    )
+    off = np.subtract(bench.world(key, nodes[1].GetID()), [30, 31, 33])
+    assert np.abs(off).max() <= 4.0, "both scans are the same; the network is random, so one cell on each axis"
     bench.scans.similarity([30.0, 31.0, 33.0], nodes[1].GetID(), scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "map"))
     preparation.start([nodes[1].GetID()], str(weights), "cpu")
     Cache(tmp_path / "cache").clear()
