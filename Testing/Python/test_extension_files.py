@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "UniversalAnatomicalEmbedding"
 MODULE = ROOT / NAME
 CMAKE = Path(CMAKE_BIN_DIR) / "cmake"
-NOT_PACKAGED = (f"{NAME}Web/", "__pycache__/", ".egg-info/")
+NOT_PACKAGED = (f"{NAME}Web/", "__pycache__/", ".ruff_cache/", ".egg-info/")
 TOP = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
 
 # The Index reads the top-level file with expressions like these (name, icon and screenshots; each value on one line).
