@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,7 +26,6 @@ from scene_files import save  # noqa: E402
 from stage import Stage  # noqa: E402
 
 from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.desk import Desk  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.errors import InputError  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.geometry import Grid  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.volume import Volume  # noqa: E402
@@ -85,11 +85,9 @@ class Panel:
         self.parent = qt.QWidget()
         self.parent.setLayout(qt.QVBoxLayout())
         self.widget = module.UniversalAnatomicalEmbeddingWidget(self.parent)
-        self.widget.setup()
+        with mock.patch.object(module, "WorkerClient", lambda: self.client):
+            self.widget.setup()
         self.logic, self.ui, self.presenter = self.widget.logic, self.widget.ui, self.widget.logic.presenter
-        self.logic.client = self.client
-        self.logic.desk = Desk(self.client)
-        self.logic.preparation.desk = self.logic.desk
         self.logic.preparation._load = lambda result: (self.engine, result["volume"])
         self.widget.enter()
 
@@ -366,6 +364,67 @@ def test_diagnostics(panel: Panel) -> None:
     assert panel.ui.deviceSelector.count() == 3
     panel.ui.copyReportButton.click()
     assert "no kernel" in panel.qt.clipboard().text()
+
+
+# --- registration ---------------------------------------------------------------------------------------------------------------------
+
+
+REPORT = {"stage": "affine", "inliers": 40, "pairs": 50, "expected_tre_mm": 1.25, "folding": 0.0, "note": ""}
+
+
+def answer(panel: Panel, shift: tuple[float, float, float]) -> None:
+    """The worker finishes the registration that was asked for last."""
+    from UniversalAnatomicalEmbeddingLib.registration import Transform, write_transform
+
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    write_transform(Transform(matrix), panel.client.jobs[-1]["out"])
+    panel.client.events = [Done(len(panel.client.jobs), {"report": REPORT, "notice": "", "transform": ""})]
+
+
+def test_the_registration_section(panel: Panel) -> None:
+    ui, (a, b, _) = panel.prepared().ui, panel.nodes
+    for n in range(4):
+        panel.logic.place(f"p{n}", [-20.0 - n, -30.0, 40.0])
+        panel.logic.accept(f"p{n}", b)
+    assert ui.registerButton.text() == "Select a fixed and a moving volume" and not ui.registerButton.isEnabled()
+    ui.fixedSelector.setCurrentNode(a)
+    ui.movingSelector.setCurrentNode(a)
+    assert ui.registerButton.text() == "Fixed and moving volume must not be the same"
+    ui.movingSelector.setCurrentNode(b)
+    assert ui.registerButton.isEnabled() and ui.treTable.rowCount() == 4
+    ui.stageSelector.setCurrentIndex(0)
+    ui.sourceSelector.setCurrentIndex(1)
+    ui.refineCheckBox.click()
+    ui.registerButton.click()
+    job = panel.client.jobs[-1]
+    assert (job["options"]["stage"], job["options"]["refine"], len(job["landmarks"][0])) == ("rigid", True, 4)
+    assert ui.registerButton.text() == "Cancel" and panel.widget.timer.isActive()
+    answer(panel, tuple(SHIFT))
+    panel.widget.onTimer()
+    assert "40 of 50 pairs agree" in ui.registrationLabel.text() and b.GetTransformNodeID()
+    distance = f"{np.linalg.norm(SHIFT):.1f}"
+    assert (panel.text(ui.treTable, 0, 0), panel.text(ui.treTable, 0, 1)) == (distance, "0.0")
+    view = panel.stage.view("A1", a, "Axial", 100)
+    for index, opacity in ((1, 0.5), (2, 1.0), (3, 1.0)):
+        ui.previewSelector.setCurrentIndex(index)
+        assert view.get_foreground_volume_id() and view.get_foreground_opacity() == pytest.approx(opacity)
+    ui.previewSelector.setCurrentIndex(1)
+    ui.fadeSlider.setValue(20)
+    assert view.get_foreground_opacity() == pytest.approx(0.2)
+    ui.undoRegistrationButton.click()
+    assert b.GetTransformNodeID() is None and not ui.undoRegistrationButton.isEnabled()
+
+
+def test_registering_from_the_console(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, _ = panel.nodes
+    submit = panel.client.submit
+    monkeypatch.setattr(panel.client, "submit", lambda job: (submit(job), answer(panel, (1.0, 2.0, 3.0)))[0])
+    node = panel.logic.register(a, b, stage="rigid")
+    assert b.GetTransformNodeID() == node.GetID()
+    monkeypatch.setattr(panel.client, "submit", lambda job: (submit(job), panel.client.events.append(Failed(2, "No common anatomy.")))[0])
+    with pytest.raises(InputError, match="No common anatomy"):
+        panel.logic.register(a, panel.nodes[2])
 
 
 # --- console, scenes ------------------------------------------------------------------------------------------------------------------
