@@ -12,7 +12,16 @@ from scipy.spatial.transform import Rotation
 from UniversalAnatomicalEmbeddingLib.evaluation import Outcome
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching import Match
-from UniversalAnatomicalEmbeddingLib.viz import CT_WINDOW_HU, Row, display_window, error_report, match_report, plane_image, verdict
+from UniversalAnatomicalEmbeddingLib.viz import (
+    CT_WINDOW_HU,
+    Row,
+    checkerboard,
+    display_window,
+    error_report,
+    match_report,
+    plane_image,
+    verdict,
+)
 from UniversalAnatomicalEmbeddingLib.volume import Volume
 
 CENTRE = np.array([10.0, -20.0, 30.0])
@@ -154,3 +163,19 @@ def test_error_report_shows_at_most_the_worst(tmp_path: Path) -> None:
     error_report(outcomes, volumes, tmp_path / "two.png", worst=2)
     error_report(outcomes, volumes, tmp_path / "four.png", worst=4)
     assert imread(tmp_path / "two.png").shape[0] < imread(tmp_path / "four.png").shape[0]
+
+
+def test_the_checkerboard_shows_the_fixed_scan_at_the_upper_left_and_the_other_beside_it(tmp_path: Path) -> None:
+    grid = Grid((40, 40, 40), np.diag([2.0, 2.0, 2.0, 1.0]))
+    bright, dark = (Volume(np.full(grid.shape_zyx, value, np.int16), grid, "ct") for value in (400, -600))
+    checkerboard(bright, {"before": dark, "after": bright}, np.array([39.0, 39, 39]), tmp_path / "board.png")
+    picture = imread(tmp_path / "board.png")[..., 0]
+    height, width = picture.shape
+    row = picture[: height // 2]
+    square = width // 3 // 8
+    below_title = row.shape[0] - 8 * square + square // 2
+    assert row[below_title, square // 2] > 0.9
+    assert row[below_title, 3 * square // 2] < 0.1
+    after = picture[height - square // 2, width // 3 // 16 :: square][:8]
+    assert (after > 0.9).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["board.png"]

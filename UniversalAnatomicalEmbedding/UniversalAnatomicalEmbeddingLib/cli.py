@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, get_args
 
 import numpy as np
 from tqdm import tqdm
 
+from . import cli_register
 from .errors import InputError
 from .options import MatchOptions, Method
 from .points import Point, PointList, read_points, write_points
@@ -50,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("--out", required=True, type=Path, help="folder for the results")
     _add_cache(match)
 
+    register = _command(commands, "register", _register, "bring one scan into the frame of another", job=True)
+    cli_register.add_arguments(register)
+    _add_cache(register)
+
     embed = _command(commands, "embed", _embed, "embed scans into the cache ahead of time", job=True)
     embed.add_argument("images", nargs="+", metavar="IMAGE")
     _add_cache(embed)
@@ -82,7 +88,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
         parser.add_argument("--model", help="catalogue id or .safetensors file (default: the bundled model)")
         parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
         parser.add_argument("--modality", choices=["auto", "ct", "mr"], default="auto", help="of all scans given; auto: each scan's own")
-    if job and name != "embed":
+    if job and name not in ("embed", "register"):
         parser.add_argument("--method", choices=get_args(Method), default=MatchOptions().method)
     return parser
 
@@ -122,6 +128,12 @@ def _match(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
+def _register(args: argparse.Namespace) -> int:
+    with _bar("register") as progress:
+        print(cli_register.run(args, lambda: _session(args, use_cache=True), lambda path: _read(path, args), progress))
+    return 0
+
+
 def _embed(args: argparse.Namespace) -> int:
     session = _session(args, use_cache=True)
     failures = 0
@@ -157,19 +169,19 @@ def _demo(args: argparse.Namespace) -> int:
 
     session = _session(args, use_cache=False)
     pair = demo_pair()
-    start = _now()
+    start = perf_counter()
     with _bar("template") as progress:
         template = session.embed(pair.template, progress)
     with _bar("target") as progress:
         target = session.embed(pair.target, progress)
-    embedded = _now()
+    embedded = perf_counter()
     labels = [name for name, _ in pair.template_landmarks]
     wanted = np.array([position for _, position in pair.template_landmarks])
     found = session.match(template, wanted, target, MatchOptions(method=args.method))
     truth = [dict(pair.target_landmarks).get(name) for name in labels]
     names = (pair.template.name, pair.target.name)
     outcomes = tuple(Outcome(*names, k, p, m, t) for k, p, m, t in zip(labels, wanted, found, truth, strict=True))
-    result = Evaluation(outcomes, embedded - start, _now() - embedded, 2)
+    result = Evaluation(outcomes, embedded - start, perf_counter() - embedded, 2)
     args.out.mkdir(parents=True, exist_ok=True)
     points = PointList(tuple(Point(k, tuple(p)) for k, p in zip(labels, wanted, strict=True)))
     _write_report(pair.template, points, [pair.target], [found], args.out / "report.png")
@@ -361,12 +373,6 @@ def _write_evaluation(result: Any, volumes: dict[str, Any], out: Path) -> None:
 
 def _vector(values: Sequence[float]) -> str:
     return ", ".join(f"{v:.1f}" for v in values)
-
-
-def _now() -> float:
-    from time import perf_counter
-
-    return perf_counter()
 
 
 class _bar:

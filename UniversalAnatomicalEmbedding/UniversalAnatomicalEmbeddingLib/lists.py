@@ -133,8 +133,6 @@ class PointLists:
             for volume, node in shown.items():
                 views.show_only_in(node, views.views_of(self.scene, self.scene.GetNodeByID(volume)))
 
-    # --- table to lists ----------------------------------------------------------------------------------------------------------------
-
     def write(self, template: bool = False) -> None:
         """Make the match lists (and the template's) say what the table says."""
         table = self.presenter.table
@@ -145,7 +143,10 @@ class PointLists:
             for volume, node in self.matches.items():
                 mrml.write_matches(node, [(r.label, r.cell(volume)) for r in table.landmarks])
 
-    # --- lists to table ----------------------------------------------------------------------------------------------------------------
+    def clear_position(self, volume: str, row: int) -> None:
+        """Leave a row of a match list open for the next click; the table keeps what it says until then."""
+        with self._quietly():
+            mrml.set_position(self.of(volume), row, None)
 
     def _take_template(self) -> None:
         """A person placed, moved or removed landmarks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,6 +129,40 @@ def match_report(template: Volume, targets: Sequence[Volume], rows: Sequence[Row
                         wrap=True,
                     )
     _save(figure, path)
+
+
+def checkerboard(fixed: Volume, others: Mapping[str, Volume], point_lps: FloatArray, path: Path, squares: int = 8) -> None:
+    """Write a picture with one row per scan of ``others``: the fixed scan and that one in alternating squares, three planes through a point.
+
+    Both are shown in their own grey window; a square of the fixed scan is at the upper left.
+    """
+    size_mm = float(np.ptp(fixed.grid.corners(), axis=0).max())
+    figure = _figure(9, 3.05 * len(others) + 0.1)
+    axes = figure.subplots(len(others), 3, squeeze=False)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.25 / figure.get_figheight(), 0.02, 0.1)
+    for row, (title, other) in zip(axes, others.items(), strict=True):
+        for ax, plane in zip(row, PLANES, strict=True):
+            low, high = zip(*(display_window(v) for v in (fixed, other)), strict=True)
+            step = size_mm / 400
+            a, b = (
+                (plane_image(v, point_lps, plane, size_mm, step) - lo) / (hi - lo)
+                for v, lo, hi in zip((fixed, other), low, high, strict=True)
+            )
+            number = np.arange(len(a)) * squares // len(a)
+            draw_image(ax, np.where((number[:, None] + number) % 2 == 0, a, b), plane, size_mm)
+        row[0].set_title(f"{title}: {fixed.name} and {other.name}", color=INK, fontsize=8, loc="left")
+    _save(figure, path)
+
+
+def draw_image(ax: Axes, image: NDArray, plane: str, size_mm: float) -> None:
+    """A cut scaled to 0..1 with side letters, radiological convention."""
+    half = size_mm / 2
+    ax.set_facecolor("black")
+    ax.imshow(image, cmap="gray", vmin=0, vmax=1, extent=(-half, half, half, -half), interpolation="bilinear")
+    for x, text in zip((0.02, 0.95), ("A", "P") if plane == "sagittal" else ("R", "L"), strict=True):
+        ax.text(x, 0.5, text, transform=ax.transAxes, color="white", fontsize=6, alpha=0.8)
+    ax.set_xticks([])
+    ax.set_yticks([])
 
 
 def verdict(match: Match) -> str:

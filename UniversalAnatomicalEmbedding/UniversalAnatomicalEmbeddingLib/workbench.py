@@ -65,8 +65,6 @@ class Workbench:
                 self.observers.add(composite.GetID(), composite, "ModifiedEvent", self.lists.arrange)
         self.lists.arrange()
 
-    # --- volumes and model -------------------------------------------------------------------------------------------------------------
-
     def use_engine(self, engine: Engine | None, provenance: Mapping[str, str]) -> None:
         """Match with this engine from now on; ``provenance`` (Model, ModelSha256, Version) is kept on every match list that it fills."""
         self.scans.engine = engine
@@ -90,8 +88,6 @@ class Workbench:
     def placing_list(self) -> Node:
         """The template's point list, made if need be: the one that place mode must add points to."""
         return self.lists.template if self.lists.template is not None else self.lists.new("Landmarks")
-
-    # --- what a person does ------------------------------------------------------------------------------------------------------------
 
     def add(self, label: str, point_lps: ArrayLike) -> int:
         """Place a landmark at a world position of the template, and match it; returns its key."""
@@ -126,6 +122,12 @@ class Workbench:
         where = as_position(mrml.from_world(self.lists.of(volume), point_lps))
         self._change(self.presenter.table.corrected(key, volume, where))
 
+    def place_match(self, key: int, volume: str) -> None:
+        """Let the next click in a view of ``volume`` say where this landmark is there (the model found it absent, or somewhere else)."""
+        row = self.presenter.table.keys.index(key)
+        self.lists.clear_position(volume, row)
+        views.start_placing(self.scene, self.lists.of(volume), row)
+
     def retry(self, key: int, volume: str) -> None:
         """Forget a person's verdict on a match, and match again."""
         self._change(self.presenter.table.cleared(key, volume))
@@ -142,8 +144,6 @@ class Workbench:
         self.presenter.redo()
         self.lists.write(template=True)
         self.match()
-
-    # --- matching ----------------------------------------------------------------------------------------------------------------------
 
     def match(self, keys: Collection[int] | None = None, volumes: Collection[str] | None = None, again: bool = False) -> int:
         """Match the landmarks that wait (``again``: all that no person has decided on) in the targets that are prepared.
@@ -184,8 +184,6 @@ class Workbench:
             if where is not None:
                 views.jump(views.views_of(self.scene, self.scans.node(volume)), where)
 
-    # --- files -------------------------------------------------------------------------------------------------------------------------
-
     def export(self, folder: str | Path, extension: str = ".mrk.json") -> list[Path]:
         """Write the template's list and every match list, each in the frame of its volume's own file; returns the paths."""
         if extension not in EXPORTS:
@@ -213,8 +211,6 @@ class Workbench:
         self._change(table)
         self.match()
         return node
-
-    # --- inside ------------------------------------------------------------------------------------------------------------------------
 
     def _change(self, table: LandmarkTable) -> None:
         self.presenter.commit(table)

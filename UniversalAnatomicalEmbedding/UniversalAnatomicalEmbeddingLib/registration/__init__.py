@@ -19,13 +19,23 @@ from ..progress import Progress, check, part, silent
 from ..volume import Volume
 from .correspondences import Correspondences, find_correspondences, spread_points
 from .deformable import dense_field
-from .landmarks import register_landmarks
-from .linear import ALIKE_MM, LinearFit, Model, apply, expected_tre, find_rigid, robust_fit
+from .landmarks import pair_landmarks, register_landmarks
+from .linear import ALIKE_MM, INLIER_MM, LinearFit, Model, apply, expected_tre, find_linear
 from .refine import refine_linear
 from .result import NoCommonAnatomy, Registration
 from .transform import Transform, read_transform, write_transform
 
-__all__ = ["NoCommonAnatomy", "Registration", "Scan", "Transform", "read_transform", "register", "register_landmarks", "write_transform"]
+__all__ = [
+    "NoCommonAnatomy",
+    "Registration",
+    "Scan",
+    "Transform",
+    "pair_landmarks",
+    "read_transform",
+    "register",
+    "register_landmarks",
+    "write_transform",
+]
 
 PASSES = 5
 UPRIGHT_DEG = 3.0
@@ -62,7 +72,7 @@ def register(
     progress(0.0, "matching keypoints")
     pairs, found, upright, turned = _upright_pairs(fixed, moving, embed, options, part(progress, 0.0, 0.6), cancel)
     rigid = _require_consensus(found, pairs, fixed, moving, options)
-    fit = rigid if model == "rigid" else robust_fit(model, pairs, rigid.matrix)
+    fit = rigid if model == "rigid" else find_linear(model, pairs, options.seed) or rigid
     body = _shared_body(fixed.searchable, upright, fit.matrix, options.seed)
     matrix, refined_mm, note = turned @ fit.matrix, None, ""
     if options.refine:
@@ -88,7 +98,7 @@ def register(
         fixed_lps=pairs.fixed_lps,
         moving_lps=moving_points,
         residual_mm=np.linalg.norm(transform(pairs.fixed_lps) - moving_points, axis=1),
-        inlier=fit.inlier,
+        inlier=np.linalg.norm(apply(matrix, pairs.fixed_lps) - moving_points, axis=1) <= INLIER_MM,
         expected_tre_mm=float(np.median(tre)),
         folding=transform.folding(),
         seconds=perf_counter() - start,
@@ -106,7 +116,7 @@ def _upright_pairs(
         check(cancel)
         pairs = find_correspondences(fixed.searchable, upright, options.keypoints, options.seed, cancel)
         progress((n + 1) / PASSES, "matching keypoints")
-        rigid = find_rigid(pairs, options.seed)
+        rigid = find_linear("rigid", pairs, options.seed)
         if n == PASSES - 1 or rigid is None or _degrees(rigid.matrix) < UPRIGHT_DEG:
             break
         turned = turned @ rigid.matrix
@@ -123,7 +133,7 @@ def _require_consensus(fit: LinearFit | None, pairs: Correspondences, fixed: Sca
     """The fit, if clearly more pairs agree on it than on the best map through the same points paired at random."""
     if fit is not None and fit.inlier.sum() >= FEWEST_INLIERS:
         rng = np.random.default_rng(options.seed)
-        chance = [find_rigid(pairs.shuffled(rng), options.seed) for _ in range(CHANCE_TRIALS)]
+        chance = [find_linear("rigid", pairs.shuffled(rng), options.seed) for _ in range(CHANCE_TRIALS)]
         by_chance = max((c.inlier.sum() for c in chance if c is not None), default=0)
         if fit.inlier.sum() >= 1.5 * by_chance:
             return fit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,24 +18,33 @@ from scipy.interpolate import RBFInterpolator
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..embedding import Embedding
 from ..geometry import FloatArray, Grid
-from ..matching.similarity import Query, Searchable
+from ..matching.similarity import Searchable
 from ..options import RegisterOptions
-from ..progress import Progress, check
+from ..progress import Progress, check, part
 from .linear import apply, inverted
 from .transform import Transform, jacobian
 
 MARGIN_NODES = 2
-SEARCH_MM, SEARCH_STEP_MM = 24.0, 6.0
 COUPLINGS = (0.05, 0.15, 0.5, 1.5, 5.0)
-SMOOTH_MM = 16.0
+SMOOTH_NODES = 1.0
+FEWEST_NODES = 8
 ADAM_STEPS, ADAM_RATE_MM = 60, 0.5
 STIFFNESS = 0.6
 SAMPLES = 12_000
 NODES_AT_ONCE = 256
 MOST_FOLDING = 0.005
-FEATURES_AT_ONCE = 1 << 18
+
+
+class Level(NamedTuple):
+    """A discrete search: node spacing in units of the field's, how many steps each way, step in mm."""
+
+    nodes: float
+    reach: int
+    step_mm: float
+
+
+LEVELS = (Level(3.0, 4, 12.0), Level(2.0, 3, 6.0))
 
 
 def field_grid(around: Grid, spacing_mm: float) -> Grid:
@@ -62,51 +72,66 @@ def thin_plate_field(
     return unfolded(values.reshape(*grid.shape_zyx, 3), grid), grid
 
 
+@dataclass(frozen=True, eq=False)
+class Way:
+    """The task of one direction: a field ``u`` such that what ``start`` shows at ``placed x`` is found in ``goal`` at ``matrix (x + u(x))``."""
+
+    start: Searchable
+    goal: Searchable
+    matrix: FloatArray
+    placed: FloatArray
+    around: Grid
+    seed: int
+    cancel: Event | None
+
+    def nodes(self, grid: Grid) -> tuple[NDArray[np.int64], FloatArray]:
+        """Indices (N, 3) and positions (N, 3) of the nodes that lie in the body of ``start`` and in the field of view of ``goal``."""
+        index = np.argwhere(np.ones(grid.shape_zyx, dtype=bool))
+        nodes = grid.index_to_world(index)
+        used = in_body(self.start, apply(self.placed, nodes)) & self.goal.embedding.contains(apply(self.matrix, nodes))
+        return index[used], nodes[used]
+
+
 def dense_field(
     fixed: Searchable, moving: Searchable, matrix: FloatArray, options: RegisterOptions, progress: Progress, cancel: Event | None
 ) -> tuple[FloatArray, Grid]:
     """Field ``(Z, Y, X, 3)`` in mm of fixed space and its grid, on top of ``matrix`` (4, 4) from fixed to the embedded moving scan."""
-    grid = field_grid(fixed.embedding.grid, options.field_mm)
-    field = _one_way(fixed, moving, matrix, grid, options.seed, progress, cancel)
+    there = Way(fixed, moving, matrix, np.eye(4), fixed.embedding.grid, options.seed, cancel)
+    steps = 2 if options.inverse_consistent else 1
+    field, grid = _one_way(there, options.field_mm, part(progress, 0.0, 1 / steps))
     if options.inverse_consistent:
-        back_grid = field_grid(
-            Grid(moving.embedding.grid.shape_zyx, np.linalg.inv(matrix) @ moving.embedding.grid.affine), options.field_mm
-        )
-        field = _symmetric(field, grid, _backward(fixed, moving, matrix, back_grid, options.seed, progress, cancel), back_grid)
+        shown = Grid(moving.embedding.grid.shape_zyx, np.linalg.inv(matrix) @ moving.embedding.grid.affine)
+        back = Way(moving, fixed, np.eye(4), matrix, shown, options.seed, cancel)
+        field = _symmetric(field, grid, *_one_way(back, options.field_mm, part(progress, 1 / steps, 1.0)))
     return unfolded(field, grid), grid
 
 
-def _backward(
-    fixed: Searchable, moving: Searchable, matrix: FloatArray, grid: Grid, seed: int, progress: Progress, cancel: Event | None
-) -> FloatArray:
-    """The field of the way back, moving to fixed, its nodes and vectors in fixed space.
+def _one_way(way: Way, field_mm: float, progress: Progress) -> tuple[FloatArray, Grid]:
+    """Field and grid of one direction: coarse and medium discrete search, then the continuous optimisation."""
+    grid = field_grid(way.around, field_mm)
+    field = np.zeros((*grid.shape_zyx, 3))
+    for n, level in enumerate(LEVELS):
+        coarse = field_grid(way.around, level.nodes * field_mm)
+        index, nodes = way.nodes(coarse)
+        if len(nodes) < FEWEST_NODES:
+            break
+        before = displacement_at(field, grid, nodes)
+        cost, offsets = _displacement_costs(way, nodes, before, level, part(progress, 0.3 * n, 0.3 * (n + 1)))
+        field = _resampled(_coupled(cost, offsets, before, index, coarse, level), coarse, grid)
+    nodes = way.nodes(grid)[1]
+    if len(nodes) >= FEWEST_NODES:
+        field = _adam(field, grid, way, nodes, part(progress, 0.6, 1.0))
+    return field, grid
 
-    ``x -> matrix x -> best place in the fixed scan``: the same search with the roles exchanged, and the map from nodes to the fixed scan the identity.
-    """
-    return _one_way(moving, fixed, np.eye(4), grid, seed, progress, cancel, placed=matrix)
+
+def displacement_at(field: FloatArray, grid: Grid, points_lps: FloatArray) -> FloatArray:
+    """Vectors (N, 3) of a field at points (N, 3)."""
+    return Transform(np.eye(4), field, grid)(points_lps) - points_lps
 
 
-def _one_way(
-    start: Searchable,
-    goal: Searchable,
-    matrix: FloatArray,
-    grid: Grid,
-    seed: int,
-    progress: Progress,
-    cancel: Event | None,
-    placed: FloatArray | None = None,
-) -> FloatArray:
-    """Field on ``grid`` such that the descriptor of ``start`` at ``placed x`` is found in ``goal`` at ``matrix (x + u(x))``."""
-    placed = np.eye(4) if placed is None else placed
-    index = np.argwhere(np.ones(grid.shape_zyx, dtype=bool))
-    nodes = grid.index_to_world(index)
-    used = in_body(start, apply(placed, nodes)) & goal.embedding.contains(apply(matrix, nodes))
-    if used.sum() < 8:
-        return np.zeros((*grid.shape_zyx, 3))
-    query = start.query(apply(placed, nodes[used]))
-    cost, offsets = _displacement_costs(query, goal, matrix, nodes[used], progress, cancel)
-    field = _coupled(cost, offsets, index[used], grid)
-    return _adam(field, grid, start, goal, matrix, placed, nodes[used], seed, progress, cancel)
+def _resampled(field: FloatArray, source: Grid, target: Grid) -> FloatArray:
+    nodes = target.index_to_world(np.argwhere(np.ones(target.shape_zyx, dtype=bool)))
+    return tapered(displacement_at(field, source, nodes).reshape(*target.shape_zyx, 3))
 
 
 def in_body(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
@@ -117,52 +142,48 @@ def in_body(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
     return inside & np.asarray(scan.embedding.body)[tuple(index.T)]
 
 
-def _displacement_costs(
-    query: Query, goal: Searchable, matrix: FloatArray, nodes: FloatArray, progress: Progress, cancel: Event | None
-) -> tuple[Tensor, FloatArray]:
-    """Standardised cost (N, D) of every node with every displacement (D, 3) mm: minus similarity at the cell it leads to."""
-    reach = np.arange(-SEARCH_MM, SEARCH_MM + 1e-6, SEARCH_STEP_MM)
+def _displacement_costs(way: Way, nodes: FloatArray, before: FloatArray, level: Level, progress: Progress) -> tuple[Tensor, FloatArray]:
+    """Standardised cost (N, D) of moving every node (N, 3) by ``before`` (N, 3) and an offset (D, 3) mm: minus the similarity of the cell there."""
+    reach = np.arange(-level.reach, level.reach + 1) * level.step_mm
     offsets = np.stack(np.meshgrid(reach, reach, reach, indexing="ij"), -1).reshape(-1, 3)
+    goal, query = way.goal, way.start.query(apply(way.placed, nodes))
     limit = torch.tensor(goal.shape, device=goal.device) - 1
     parts = []
     for first in range(0, len(nodes), NODES_AT_ONCE):
-        check(cancel)
-        progress(0.5 * first / len(nodes), "searching displacements")
-        here = nodes[first : first + NODES_AT_ONCE]
-        points = apply(matrix, (here[:, None] + offsets).reshape(-1, 3))
-        cells = np.rint(goal.embedding.fine_grid.world_to_index(points)).astype(np.int64).reshape(len(here), -1, 3)
+        check(way.cancel)
+        progress(first / len(nodes), "searching displacements")
+        some = slice(first, first + NODES_AT_ONCE)
+        points = apply(way.matrix, ((nodes + before)[some, None] + offsets).reshape(-1, 3))
+        cells = np.rint(goal.embedding.fine_grid.world_to_index(points)).astype(np.int64).reshape(-1, len(offsets), 3)
         at = torch.from_numpy(cells).to(goal.device)
         inside = torch.minimum(at.clamp(min=0), limit)
-        part = query[first : first + NODES_AT_ONCE]
-        similarity = goal.scores_at(part, goal.coarse_scores(part), inside)
+        similarity = goal.scores_at(query[some], goal.coarse_scores(query[some]), inside)
         outside = (at != inside).any(-1) | ~goal.body[goal.flat(inside)]
         parts.append(torch.where(outside, similarity.amin(1, keepdim=True), similarity))
     similarity = torch.cat(parts)
     return (similarity.amax(1, keepdim=True) - similarity) / similarity.std(dim=1).mean().clamp(min=1e-6), offsets
 
 
-def _coupled(cost: Tensor, offsets: FloatArray, index: NDArray, grid: Grid) -> FloatArray:
+def _coupled(cost: Tensor, offsets: FloatArray, before: FloatArray, index: NDArray, grid: Grid, level: Level) -> FloatArray:
     """Alternate between the best displacement near the smooth field, and smoothing; the nearness counts ever more."""
     choices = torch.from_numpy(offsets).to(cost)
-    unit = SEARCH_STEP_MM
     smooth = torch.zeros((len(cost), 3)).to(cost)
     field = np.zeros((*grid.shape_zyx, 3))
-    for n, weight in enumerate((0.0, *COUPLINGS)):
-        total = cost if n == 0 else cost + weight * (torch.cdist(smooth, choices) / unit) ** 2
+    for weight in (0.0, *COUPLINGS):
+        total = cost + weight * (torch.cdist(smooth, choices) / level.step_mm) ** 2
         chosen = choices[total.argmin(dim=1)].cpu().numpy()
-        field = _spread(chosen, index, grid)
-        smooth = torch.from_numpy(field[tuple(index.T)]).to(cost)
+        field = _spread(before + chosen, index, grid)
+        smooth = torch.from_numpy(field[tuple(index.T)] - before).to(cost)
     return field
 
 
 def _spread(vectors: FloatArray, index: NDArray, grid: Grid) -> FloatArray:
     """Vectors (N, 3) at some nodes, smoothed and carried on to the others; zero on the margin."""
-    sigma = SMOOTH_MM / grid.spacing_xyz[::-1]
     total = np.zeros((*grid.shape_zyx, 3))
     known = np.zeros(grid.shape_zyx)
     total[tuple(index.T)], known[tuple(index.T)] = vectors, 1.0
-    share = ndimage.gaussian_filter(known, sigma, mode="constant")
-    field = np.stack([ndimage.gaussian_filter(total[..., c], sigma, mode="constant") for c in range(3)], axis=-1)
+    share = ndimage.gaussian_filter(known, SMOOTH_NODES, mode="constant")
+    field = np.stack([ndimage.gaussian_filter(total[..., c], SMOOTH_NODES, mode="constant") for c in range(3)], axis=-1)
     return tapered(field / np.maximum(share, 1e-3)[..., None])
 
 
@@ -197,25 +218,14 @@ class _Feature:
         return F.grid_sample(self.values, where[None, None, None], align_corners=False, padding_mode="border")[0, :, 0, 0].T
 
 
-def _adam(
-    field: FloatArray,
-    grid: Grid,
-    start: Searchable,
-    goal: Searchable,
-    matrix: FloatArray,
-    placed: FloatArray,
-    nodes: FloatArray,
-    seed: int,
-    progress: Progress,
-    cancel: Event | None,
-) -> FloatArray:
+def _adam(field: FloatArray, grid: Grid, way: Way, nodes: FloatArray, progress: Progress) -> FloatArray:
     """Raise the mean similarity at random places between the nodes under a diffusion penalty (instance optimisation)."""
-    rng, device = np.random.default_rng(seed), goal.device
+    rng, device = np.random.default_rng(way.seed), way.goal.device
     low = nodes[rng.choice(len(nodes), min(SAMPLES, 8 * len(nodes)))]
     points = low + rng.uniform(-0.5, 0.5, low.shape) * grid.spacing_xyz
-    query = start.query(apply(placed, points))
-    scan: Embedding = goal.embedding
-    maps = [_Feature.of(scan.fine, scan.fine_grid, matrix, device), _Feature.of(scan.coarse, scan.coarse_grid, matrix, device)]
+    query = way.start.query(apply(way.placed, points))
+    scan = way.goal.embedding
+    maps = [_Feature.of(scan.fine, scan.fine_grid, way.matrix, device), _Feature.of(scan.coarse, scan.coarse_grid, way.matrix, device)]
     wanted = [query.fine.to(device), query.coarse.to(device)]
     here = torch.from_numpy(points).to(device, torch.float32)
     sampler = _Feature.of(np.zeros((*grid.shape_zyx, 1)), grid, np.eye(4), device)
@@ -229,8 +239,8 @@ def _adam(
         scatter = similarity(torch.zeros_like(here)).std().clamp(min=1e-6)
     optimiser = torch.optim.Adam([vectors], lr=ADAM_RATE_MM)
     for step in range(ADAM_STEPS):
-        check(cancel)
-        progress(0.5 + 0.5 * step / ADAM_STEPS, "adapting the field")
+        check(way.cancel)
+        progress(step / ADAM_STEPS, "adapting the field")
         optimiser.zero_grad()
         shift = _Feature(vectors * inner, sampler.matrix)(here)
         loss = STIFFNESS * _diffusion(vectors, grid) - similarity(shift).mean() / scatter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from threading import Event
 from time import perf_counter
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from ..errors import InputError
 from ..geometry import FloatArray
 from ..options import RegisterOptions, Stage
+from ..points import PointList
 from ..progress import Progress, silent
 from ..volume import Volume
 from .deformable import thin_plate, thin_plate_field
@@ -72,6 +74,25 @@ def register_landmarks(
         refined_mm=refined_mm,
         note=note,
     )
+
+
+def pair_landmarks(fixed: PointList, moving: PointList) -> tuple[list[str], tuple[FloatArray, FloatArray]]:
+    """Names and positions (N, 3), (N, 3) LPS mm of the landmarks that are placed in both lists, paired by name, in the order of the fixed one.
+
+    InputError where a name is used twice in a list, or no landmark is in both.
+    """
+    sides = []
+    for points, side in ((fixed, "fixed"), (moving, "moving")):
+        placed = [p for p in points if p.position_lps is not None]
+        twice = sorted(name for name, count in Counter(p.label for p in placed).items() if count > 1)
+        if twice:
+            raise InputError(f"The {side} landmarks hold '{twice[0]}' more than once; give every landmark its own name.")
+        sides.append({p.label: p.position_lps for p in placed})
+    labels = [label for label in sides[0] if label in sides[1]]
+    if not labels:
+        raise InputError("No landmark is placed in both scans under the same name. Give corresponding landmarks equal names.")
+    a, b = (np.array([side[label] for label in labels], dtype=np.float64) for side in sides)
+    return labels, (a, b)
 
 
 def _model(stage: Stage) -> Model:

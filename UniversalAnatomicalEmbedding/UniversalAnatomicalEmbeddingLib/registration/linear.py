@@ -19,11 +19,12 @@ PARAMETERS = {"rigid": 6, "similarity": 7, "affine": 12}
 FEWEST = {"rigid": 3, "similarity": 3, "affine": 4}
 TRIPLES = 2000
 SHORTEST_SIDE_MM = 25.0
+SMALLEST_SCALE = 0.625
 CONSENSUS_MM = 20.0
 INLIER_MM = 15.0
 WIDEST_MM, NARROWEST_MM, GRADUATIONS = 30.0, 4.0, 10
 PULL_MM2 = 100.0
-ALIKE_MM = 80.0
+ALIKE_MM = 120.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,34 +111,38 @@ def fit_both_ways(model: Model, pairs: Correspondences, weight: FloatArray, towa
     return there @ centre @ expm(share * np.real(logm(between))) @ np.linalg.inv(centre)
 
 
-def consensus(pairs: Correspondences, seed: int) -> FloatArray:
-    """Rigid maps (K, 4, 4) of random triples that most pairs agree with, best first (RANSAC with truncated squared errors)."""
+def consensus(model: Model, pairs: Correspondences, seed: int) -> FloatArray:
+    """Maps (K, 4, 4) of random triples that most pairs agree with, best first (RANSAC with truncated squared errors).
+
+    Rigid for the rigid model; with a scale of 0.625 to 1.6 for the others, for patients differ in size.
+    """
     rng = np.random.default_rng(seed)
     p = pairs.weight / pairs.weight.sum()
     triples = rng.choice(len(pairs), (TRIPLES, 3), p=p)
     a, b = pairs.fixed_lps[triples], pairs.moving_lps[triples]
     sides = [np.linalg.norm(x - np.roll(x, 1, axis=1), axis=2) for x in (a, b)]
-    consistent = (np.minimum(*sides).min(axis=1) >= SHORTEST_SIDE_MM) & (np.abs(sides[0] - sides[1]).max(axis=1) <= 2 * CONSENSUS_MM)
-    a, b = a[consistent], b[consistent]
-    rotation, shift = _rigid_triples(a, b)
-    cost = np.empty(len(a))
-    for n, (r, t) in enumerate(zip(rotation, shift, strict=True)):
-        error = ((pairs.fixed_lps @ r.T + t - pairs.moving_lps) ** 2).sum(axis=1)
+    scale = np.ones(TRIPLES) if model == "rigid" else sides[1].sum(axis=1) / np.maximum(sides[0].sum(axis=1), 1e-9)
+    alike = np.abs(scale[:, None] * sides[0] - sides[1]).max(axis=1) <= 2 * CONSENSUS_MM
+    consistent = alike & (np.minimum(*sides).min(axis=1) >= SHORTEST_SIDE_MM) & (scale >= SMALLEST_SCALE) & (scale <= 1 / SMALLEST_SCALE)
+    linear, shift = _triples(a[consistent], b[consistent], scale[consistent])
+    cost = np.empty(len(linear))
+    for n, (m, t) in enumerate(zip(linear, shift, strict=True)):
+        error = ((pairs.fixed_lps @ m.T + t - pairs.moving_lps) ** 2).sum(axis=1)
         cost[n] = p @ np.minimum(error, CONSENSUS_MM**2)
     best = np.argsort(cost)[:5]
     matrices = np.tile(np.eye(4), (len(best), 1, 1))
-    matrices[:, :3, :3], matrices[:, :3, 3] = rotation[best], shift[best]
+    matrices[:, :3, :3], matrices[:, :3, 3] = linear[best], shift[best]
     return matrices
 
 
-def _rigid_triples(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Rotations (K, 3, 3) and shifts (K, 3) of many small point sets (K, 3, 3) at once."""
+def _triples(a: FloatArray, b: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Scaled rotations (K, 3, 3) and shifts (K, 3) of many small point sets (K, 3, 3) at once."""
     centre, image = a.mean(axis=1), b.mean(axis=1)
     u, _, vt = np.linalg.svd(np.swapaxes(b - image[:, None], 1, 2) @ (a - centre[:, None]))
     sign = np.ones((len(a), 3))
     sign[:, 2] = np.sign(np.linalg.det(u) * np.linalg.det(vt))
-    rotation = (u * sign[:, None]) @ vt
-    return rotation, image - np.einsum("kij,kj->ki", rotation, centre)
+    linear = scale[:, None, None] * (u * sign[:, None]) @ vt
+    return linear, image - np.einsum("kij,kj->ki", linear, centre)
 
 
 def robust_fit(model: Model, pairs: Correspondences, start: FloatArray) -> LinearFit:
@@ -161,12 +166,12 @@ def _scatter(error: FloatArray) -> float:
     return float(np.median(near)) if len(near) else WIDEST_MM
 
 
-def find_rigid(pairs: Correspondences, seed: int) -> LinearFit | None:
-    """The rigid map that explains most pairs, or None where no triple of them fits together."""
+def find_linear(model: Model, pairs: Correspondences, seed: int) -> LinearFit | None:
+    """The map that explains most pairs, or None where no triple of them fits together. An affine map starts from a similarity."""
     fits = []
-    for start in consensus(pairs, seed) if len(pairs) >= 3 else []:
+    for start in consensus(model, pairs, seed) if len(pairs) >= FEWEST[model] else []:
         try:
-            fits.append(robust_fit("rigid", pairs, start))
+            fits.append(robust_fit(model, pairs, start))
         except InputError:
             continue
     return min(fits, key=lambda f: float(np.minimum(f.residual_mm, CONSENSUS_MM).mean()), default=None)

@@ -22,8 +22,10 @@ CT_WINDOW_HU = (-250.0, 550.0)
 MR_PERCENTILES = (0.5, 99.5)
 MASK_MARGIN_MM = 8.0
 BINS = 32
-TURNS_DEG = 12.0
-FARTHEST_MM = 30.0
+TURNS_DEG = (12.0, 25.0)
+SHIFTS_MM = 35.0
+FINALISTS = 3
+FARTHEST_MM = 60.0
 SCALE_LIMIT = 1.25
 
 
@@ -39,7 +41,8 @@ class Levels(NamedTuple):
 
 
 COARSE = Levels([1], [2.0], [1.0])
-FINE = Levels([2, 1], [2.0, 1.0], [0.5, 0.15])
+MIDDLE = Levels([2], [2.0], [0.5])
+FINE = Levels([1], [1.0], [0.2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,27 +57,53 @@ class Refined:
 def refine_linear(
     model: Model, start: FloatArray, fixed: Volume, moving: Volume, body_lps: FloatArray, seed: int = 0, cancel: Event | None = None
 ) -> Refined:
-    """Improve ``start`` (4, 4) by mutual information over the fixed body.
+    """Improve ``start`` (4, 4) by mutual information over the smaller of the two bodies.
 
-    Small turns of the start compete on 8 mm voxels, the best is followed down to 2 mm. Points ``body_lps`` (N, 3) of the shared body bound the
-    result: where it moves them by more than 30 mm on average, or changes a length by more than a quarter, it is refused.
+    The start, turns and shifts of it compete on 8 mm voxels, the three best on 4 mm, the best of all is followed to 2 mm. Points ``body_lps`` (N, 3) of the
+    shared body bound the result: where it moves them by more than 60 mm on average, or changes a length by more than a quarter, it is refused.
     """
     upright = Volume(moving.array, Grid(moving.grid.shape_zyx, np.linalg.inv(start) @ moving.grid.affine), moving.modality, moving.name)
     centre = body_lps.mean(axis=0)
     check(cancel)
     try:
-        images = _prepared(fixed, COARSE_MM), _prepared(upright, COARSE_MM)
-        tried = [_descend(_initial("rigid", turn, centre), images, COARSE, seed, cancel) for turn in _turns(centre)]
-        best = min(tried, key=lambda t: t[0])[1]
-        images = _prepared(fixed, FINE_MM), _prepared(upright, FINE_MM)
-        found = _descend(_initial(model, best, centre), images, FINE, seed, cancel)[1]
+        coarse, backwards = _smaller_first(_prepared(fixed, COARSE_MM), _prepared(upright, COARSE_MM))
+        tried = _within([_descend(_initial("rigid", turn, centre), coarse, COARSE, seed, cancel) for turn in _starts(centre)], body_lps)
+        fine = (
+            (_prepared(upright, FINE_MM), _prepared(fixed, FINE_MM))
+            if backwards
+            else (_prepared(fixed, FINE_MM), _prepared(upright, FINE_MM))
+        )
+        tried = _within(
+            [_descend(_initial("rigid", matrix, centre), fine, MIDDLE, seed, cancel) for _, matrix in tried[:FINALISTS]], body_lps
+        )
+        if not tried:
+            return Refined(None, 0.0, f"the intensities would move the body by more than {FARTHEST_MM:.0f} mm")
+        found = _descend(_initial(model, tried[0][1], centre), fine, FINE, seed, cancel)[1]
     except RuntimeError as error:
         return Refined(None, 0.0, f"the intensities overlap too little to be compared ({str(error).strip().splitlines()[-1]})")
-    moved = float(np.linalg.norm(apply(found, body_lps) - body_lps, axis=1).mean())
+    moved = _distance(found, body_lps)
     stretch = np.linalg.svd(found[:3, :3], compute_uv=False)
     if moved > FARTHEST_MM or stretch.max() > SCALE_LIMIT or stretch.min() < 1 / SCALE_LIMIT or np.linalg.det(found[:3, :3]) <= 0:
         return Refined(None, moved, f"the intensities would move the body by {moved:.0f} mm and stretch it by {stretch.max():.2f}")
-    return Refined(start @ found, moved)
+    return Refined(start @ (np.linalg.inv(found) if backwards else found), moved)
+
+
+def _smaller_first(fixed: Prepared, moving: Prepared) -> tuple[tuple[Prepared, Prepared], bool]:
+    """The images, the one with the smaller body first, and whether that is the moving one.
+
+    Mutual information is taken over the first body. The smaller one lies inside the other wherever it goes, so the answers compare like with like.
+    """
+    backwards = sitk.GetArrayViewFromImage(moving[1]).sum() < sitk.GetArrayViewFromImage(fixed[1]).sum()
+    return ((moving, fixed) if backwards else (fixed, moving)), bool(backwards)
+
+
+def _within(tried: list[tuple[float, FloatArray]], body_lps: FloatArray) -> list[tuple[float, FloatArray]]:
+    """The candidates (minus mutual information, matrix) that stay within bounds, best first."""
+    return sorted((t for t in tried if _distance(t[1], body_lps) <= FARTHEST_MM), key=lambda t: t[0])
+
+
+def _distance(matrix: FloatArray, body_lps: FloatArray) -> float:
+    return float(np.linalg.norm(apply(matrix, body_lps) - body_lps, axis=1).mean())
 
 
 def _prepared(volume: Volume, spacing_mm: float) -> tuple[sitk.Image, sitk.Image]:
@@ -88,16 +117,20 @@ def _prepared(volume: Volume, spacing_mm: float) -> tuple[sitk.Image, sitk.Image
     return image, inside
 
 
-def _turns(centre: FloatArray) -> list[FloatArray]:
-    """The identity and turns by 12 degrees about each axis, both ways, around the centre of the body."""
-    vectors = [np.zeros(3), *(s * TURNS_DEG * axis for axis in np.eye(3) for s in (1, -1))]
-    turns = []
-    for vector in vectors:
+def _starts(centre: FloatArray) -> list[FloatArray]:
+    """The identity, turns by 12 and 25 degrees about each axis around the centre of the body, and shifts by 35 mm along each, all both ways."""
+    both_ways = [sign * axis for axis in np.eye(3) for sign in (1, -1)]
+    starts = [np.eye(4)]
+    for vector in [degrees * way for degrees in TURNS_DEG for way in both_ways]:
         matrix = np.eye(4)
         matrix[:3, :3] = Rotation.from_rotvec(vector, degrees=True).as_matrix()
         matrix[:3, 3] = centre - matrix[:3, :3] @ centre
-        turns.append(matrix)
-    return turns
+        starts.append(matrix)
+    for way in both_ways:
+        matrix = np.eye(4)
+        matrix[:3, 3] = SHIFTS_MM * way
+        starts.append(matrix)
+    return starts
 
 
 def _initial(model: Model, matrix: FloatArray, centre: FloatArray) -> sitk.Transform:

@@ -81,7 +81,7 @@ class Transform:
         return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(image)])  # the last is applied first
 
     def resample(self, moving: Volume, grid: Grid) -> Volume:
-        """The moving scan on a grid of the fixed scan, linear, float32; air (CT: -1024 HU, else the minimum) where it shows nothing."""
+        """The moving scan on a grid of the fixed scan, linear, its voxel type kept; air (CT: -1024 HU, else the minimum) where it shows nothing."""
         modality = moving.modality or guess_modality(moving.array)
         outside = AIR_HU if modality == "ct" else float(moving.array.min())
         source = moving.array.astype(np.float32, copy=False)
@@ -93,6 +93,9 @@ class Transform:
             values = ndimage.map_coordinates(source, index.T, order=1, mode="nearest")
             values[~moving.grid.contains(points)] = outside
             result[numbers] = values
+        if np.issubdtype(moving.array.dtype, np.integer):
+            limits = np.iinfo(moving.array.dtype)
+            result = np.rint(result).clip(limits.min, limits.max).astype(moving.array.dtype)
         return Volume(result.reshape(grid.shape_zyx), grid, moving.modality, moving.name)
 
 

@@ -1,0 +1,226 @@
+"""Registration as a whole: tilted, cut and foreign scans from embeddings; landmark pairs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Event
+
+import numpy as np
+import pytest
+from positions import ball, carried, coded_scan, lps_grid, motion, textured
+from samples import probe_model, tissue_volume
+
+from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.matching import Searchable
+from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
+from UniversalAnatomicalEmbeddingLib.points import Point, PointList
+from UniversalAnatomicalEmbeddingLib.progress import Cancelled
+from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, pair_landmarks, register, register_landmarks
+from UniversalAnatomicalEmbeddingLib.session import Session
+from UniversalAnatomicalEmbeddingLib.volume import Volume
+
+KEYPOINTS = 400
+FIXED_GRID = lps_grid((-76, -56, -96), (152, 112, 192), 2.0)
+PLAIN = Volume(np.zeros((3, 3, 3), np.int16), lps_grid((0, 0, 0), (6, 6, 6)), "mr", "moving")
+BODY = np.array([p for p in np.random.default_rng(0).uniform(-80, 80, (500, 3)) if ball(p)])
+
+
+def upright_only(
+    truth: np.ndarray, low: tuple[float, float, float], size: tuple[float, float, float], noise: float = 0.1
+) -> tuple[Scan, Callable]:
+    """A moving scan, and what embeds it again: like a network it loses what is tilted (descriptors blur with the angle) and sees what is upright."""
+    grid = lps_grid(low, size)
+    calls: list[Volume] = []
+
+    def embed(volume: Volume) -> Searchable:
+        calls.append(volume)
+        applied = volume.grid.affine @ np.linalg.inv(grid.affine)
+        now = applied @ truth  # fixed space to the frame embedded
+        corners = carried(applied, grid.corners())
+        seen = lps_grid(tuple(corners.min(0)), tuple(np.ptp(corners, axis=0)))
+        tilt = np.rad2deg(np.arccos(np.clip((np.trace(now[:3, :3]) - 1) / 2, -1, 1)))
+        return coded_scan(seen, lambda p: carried(np.linalg.inv(now), p), "moving", noise=noise + tilt / 20)
+
+    embed.calls = calls  # type: ignore[attr-defined]
+    volume = Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving")
+    scan = Scan(volume, embed(volume))
+    calls.clear()
+    return scan, embed
+
+
+FIXED = Scan(Volume(np.zeros(FIXED_GRID.shape_zyx, np.int16), FIXED_GRID, "ct", "fixed"), coded_scan(FIXED_GRID, lambda p: p, "fixed"))
+
+
+def tre(transform: Callable[[np.ndarray], np.ndarray], truth: np.ndarray) -> float:
+    return float(np.median(np.linalg.norm(transform(BODY) - carried(truth, BODY), axis=1)))
+
+
+@pytest.mark.parametrize("stage", ["rigid", "similarity", "affine"])
+def test_a_moved_patient_is_found(stage: str) -> None:
+    truth = motion((1, -1, 1), (15, 30, -200), scale=1.0 if stage == "rigid" else 1.08)
+    moving, embed = upright_only(truth, (-90, -60, -320), (200, 180, 240))
+    result = register(FIXED, moving, embed, RegisterOptions(stage=stage, keypoints=KEYPOINTS))
+    assert tre(result.transform, truth) < 2
+    assert result.inlier.mean() > 0.9
+    assert embed.calls == []
+    assert result.stage == stage and result.source == "embeddings" and result.folding == 0
+    assert 0 < result.expected_tre_mm < 5
+    np.testing.assert_allclose(result.residual_mm, np.linalg.norm(result.transform(result.fixed_lps) - result.moving_lps, axis=1))
+
+
+def test_a_tilted_patient_is_turned_upright_and_matched_again() -> None:
+    truth = motion((25, -20, 20), (40, -30, 60))
+    moving, embed = upright_only(truth, (-60, -110, -50), (200, 160, 220))
+    result = register(FIXED, moving, embed, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
+    assert 1 <= len(embed.calls) <= 4
+    assert tre(result.transform, truth) < 3
+    np.testing.assert_array_equal(embed.calls[0].array, moving.volume.array)  # only the header turns: no voxel is interpolated
+
+
+def test_a_scan_of_a_small_part_is_placed() -> None:
+    truth = motion((1, 1, -1), (5, -4, 3))
+    moving, embed = upright_only(truth, (-70, -50, -30), (140, 100, 60))
+    result = register(FIXED, moving, embed, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
+    assert tre(result.transform, truth) < 3
+
+
+def test_deformable_gives_a_field_on_top() -> None:
+    truth = motion((1, 0, 1), (5, -4, 3), scale=1.05)
+    moving, embed = upright_only(truth, (-90, -70, -110), (190, 150, 220))
+    result = register(FIXED, moving, embed, RegisterOptions(stage="deformable", keypoints=KEYPOINTS, field_mm=16.0))
+    assert result.transform.displacement is not None
+    assert result.folding < 0.005
+    assert tre(result.transform, truth) < 2.5
+
+
+def test_foreign_anatomy_is_reported() -> None:
+    other = coded_scan(FIXED_GRID, lambda p: p, "other", codes=77)
+    with pytest.raises(NoCommonAnatomy, match=r"fixed and other .* no common anatomy"):
+        register(FIXED, Scan(replace(PLAIN, name="other"), other), lambda volume: other, RegisterOptions(keypoints=KEYPOINTS))
+
+
+def test_cancelling_stops_it() -> None:
+    moving, embed = upright_only(np.eye(4), (-70, -50, -30), (140, 100, 60))
+    cancel = Event()
+    cancel.set()
+    with pytest.raises(Cancelled):
+        register(FIXED, moving, embed, RegisterOptions(keypoints=KEYPOINTS), cancel=cancel)
+
+
+def test_progress_only_goes_up_and_ends_at_one() -> None:
+    moving, embed = upright_only(np.eye(4), (-70, -50, -60), (140, 100, 120))
+    seen: list[float] = []
+    register(
+        FIXED,
+        moving,
+        embed,
+        RegisterOptions(stage="deformable", keypoints=KEYPOINTS, field_mm=20.0),
+        lambda fraction, text: seen.append(fraction),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+@pytest.mark.parametrize("wrong", [{"stage": "elastic"}, {"keypoints": 3}, {"field_mm": 0.1}])
+def test_wrong_options_are_one_sentence(wrong: dict) -> None:
+    with pytest.raises(InputError, match="use "):
+        RegisterOptions(**wrong)
+
+
+# --- landmarks ------------------------------------------------------------------------------------------------------------------------
+
+TRUTH = motion((30, -50, 100), (300, -20, 40))
+LANDMARKS = np.array([[0, 0, 0], [60, 0, 10], [0, 40, -20], [-30, 10, 70], [20, -35, 50], [-50, -20, -60.0]])
+
+
+def test_landmarks_alone_give_the_map_and_its_errors() -> None:
+    there = carried(TRUTH, LANDMARKS) + np.random.default_rng(0).normal(0, 1, LANDMARKS.shape)
+    result = register_landmarks(LANDMARKS, there, RegisterOptions(stage="rigid"))
+    assert tre(result.transform, TRUTH) < 2
+    assert result.fre_mm == pytest.approx(np.sqrt(np.mean(np.sum((result.transform(LANDMARKS) - there) ** 2, 1))))
+    assert result.loo_mm is not None
+    assert (result.loo_mm > result.residual_mm).all()
+    assert 0.3 < result.expected_tre_mm < 3
+    assert result.source == "landmarks"
+
+
+def test_leave_one_out_is_the_error_of_the_map_through_the_others() -> None:
+    there = carried(TRUTH, LANDMARKS)
+    there[2] += [30, 0, 0]
+    result = register_landmarks(LANDMARKS, there, RegisterOptions(stage="rigid"))
+    assert result.loo_mm is not None
+    assert result.loo_mm[2] == pytest.approx(30, abs=1e-6)
+
+
+def test_three_landmarks_are_enough_but_cannot_judge_themselves() -> None:
+    result = register_landmarks(LANDMARKS[:3], carried(TRUTH, LANDMARKS[:3]), RegisterOptions(stage="rigid"))
+    assert tre(result.transform, TRUTH) < 1e-6
+    assert np.isnan(result.loo_mm).all()
+    assert result.report()["leave_one_out_tre_mm"] == [None] * 3
+
+
+def test_deformable_landmarks_are_hit() -> None:
+    there = carried(TRUTH, LANDMARKS) + np.random.default_rng(0).normal(0, 5, LANDMARKS.shape)
+    scan = tissue_volume((48, 48, 80))
+    scan = replace(scan, grid=lps_grid((-70, -50, -90), (140, 100, 180), 4.0), array=np.zeros((45, 25, 35), np.int16))
+    result = register_landmarks(LANDMARKS, there, RegisterOptions(stage="deformable", field_mm=5.0), scan)
+    assert result.residual_mm.max() < 2.5
+    assert register_landmarks(LANDMARKS, there, RegisterOptions(stage="affine")).residual_mm.max() > 3
+    with pytest.raises(InputError, match="needs the fixed scan"):
+        register_landmarks(LANDMARKS, there, RegisterOptions(stage="deformable"))
+
+
+def test_landmarks_can_be_refined_on_the_intensities() -> None:
+    truth = motion((3, 2, -4), (20, 0, 10))
+    fixed = textured(lps_grid((-80, -60, -80), (160, 120, 160), 4.0), lambda p: p, "ct")
+    moving = textured(lps_grid((-80, -80, -90), (190, 160, 200), 4.0), lambda p: carried(np.linalg.inv(truth), p), "mr")
+    rough = carried(truth, LANDMARKS) + np.random.default_rng(3).normal(0, 8, LANDMARKS.shape)
+    plain, refined = (register_landmarks(LANDMARKS, rough, RegisterOptions(stage="rigid", refine=r), fixed, moving) for r in (False, True))
+    assert tre(plain.transform, truth) > 3
+    assert tre(refined.transform, truth) < 2
+    assert refined.refined_mm is not None and refined.refined_mm > 2
+    with pytest.raises(InputError, match="both scans"):
+        register_landmarks(LANDMARKS, rough, RegisterOptions(refine=True))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "moving", "sentence"),
+    [
+        (LANDMARKS, LANDMARKS[:4], "6 fixed and 4 moving"),
+        (LANDMARKS[:2], LANDMARKS[:2], "at least 4"),
+        (LANDMARKS * [1, 1, 0], LANDMARKS, "in one plane"),
+        (LANDMARKS * np.nan, LANDMARKS, "finite"),
+    ],
+)
+def test_landmarks_that_cannot_be_used(fixed: np.ndarray, moving: np.ndarray, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        register_landmarks(fixed, moving)
+
+
+def test_landmarks_are_paired_by_name() -> None:
+    a = PointList((Point("x", (1, 2, 3)), Point("only here", (0, 0, 0)), Point("y", (4, 5, 6)), Point("z", None, status="missing")))
+    b = PointList((Point("y", (40, 50, 60)), Point("x", (10, 20, 30)), Point("z", (0, 0, 0))))
+    labels, (fixed, moving) = pair_landmarks(a, b)
+    assert labels == ["x", "y"]
+    np.testing.assert_array_equal(moving, 10 * fixed)
+    with pytest.raises(InputError, match="same name"):
+        pair_landmarks(a, PointList(()))
+    with pytest.raises(InputError, match="'x' more than once"):
+        pair_landmarks(PointList((Point("x", (1, 2, 3)), Point("x", (1, 2, 4)))), b)
+
+
+# --- session --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_session_embeds_both_scans_unless_landmarks_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, embedded = Session(probe_model(), "cpu"), []
+    monkeypatch.setattr(session, "embed", lambda volume, *rest: embedded.append(volume.name) or coded_scan(FIXED_GRID, lambda p: p))
+    a, b = tissue_volume((16, 16, 16), name="a"), tissue_volume((16, 16, 16), name="b")
+    result = session.register(a, b, RegisterOptions(stage="rigid"), landmarks=(LANDMARKS, carried(TRUTH, LANDMARKS)))
+    assert embedded == []
+    assert tre(result.transform, TRUTH) < 1e-6
+    assert isinstance(result.transform.matrix, np.ndarray)
+    shifted = session.register(a, b, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
+    assert embedded == ["a", "b"]
+    assert tre(shifted.transform, np.eye(4)) < 1
