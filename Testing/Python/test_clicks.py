@@ -161,6 +161,31 @@ def test_dragging_in_the_target_corrects(room: Room) -> None:
     assert len(room.bench.presenter.table) == 0 and room.matches.GetNumberOfControlPoints() == 0
 
 
+def test_an_absent_match_is_put_where_the_person_sees_it(room: Room) -> None:
+    try:
+        clicked = place(room, (120, 130), (150, 130), (190, 160))
+        room.engine.absent = lambda point: np.linalg.norm(point - clicked[1] * [-1, -1, 1]) < 1
+        room.bench.match(again=True)
+        rows = [room.cell(i).status for i in range(3)]
+        assert rows.count("absent") == 1
+        at = rows.index("absent")
+        key = room.bench.presenter.table.keys[at]
+        others = {i: room.world_ras(room.matches, i).copy() for i in range(3) if i != at}
+        room.bench.place_match(key, room.b.GetID())
+        pixel = (140, 150)
+        where = room.stage.ras("B1", pixel)
+        room.stage.click("B1", pixel)
+        assert room.cell(at).status == "corrected" and np.allclose(room.world_ras(room.matches, at), where, atol=1e-3)
+        assert all(np.allclose(room.world_ras(room.matches, i), place) for i, place in others.items())
+        assert room.matches.GetNumberOfControlPoints() == 3 and len(room.bench.presenter.table) == 3
+        interaction = room.stage.interaction
+        assert interaction.GetCurrentInteractionMode() != interaction.Place, "one click"
+        room.bench.undo()
+        assert room.cell(at).status == "absent"
+    finally:
+        room.engine.absent = lambda point: False
+
+
 def test_an_absent_match_is_no_dot_and_an_uncertain_one_is_amber(room: Room, tmp_path: Path) -> None:
     """Colours of the pixels that are really drawn, in the view of the target."""
 

@@ -146,7 +146,7 @@ def test_gates_say_why_not() -> None:
     assert panel.can_match.reason == panel.can_overlay.reason == "Prepare a target volume first."
     panel.readiness.ready("b")
     assert panel.can_match.enabled and panel.can_overlay.enabled and panel.can_export.enabled and panel.can_delete.enabled
-    assert panel.can_accept.reason == panel.can_reject.reason == "Select a match in the table first."
+    assert panel.can_accept.reason == panel.can_reject.reason == panel.can_correct.reason == "Select a match in the table first."
     panel.set_missing("torch")
     assert panel.can_match.reason == "torch"
 

@@ -21,6 +21,7 @@ from scene_files import save  # noqa: E402
 from UniversalAnatomicalEmbeddingLib import mrml, views  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.errors import InputError  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.geometry import Grid  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.lists import template_candidates  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.points import read_points  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.volume import Volume  # noqa: E402
@@ -391,7 +392,8 @@ def test_lists_of_the_scene_and_templates_that_change(t: Table) -> None:
     assert t.presenter.table.landmarks[0].cell(t.b.GetID()).status == "found" and first
     users = t.scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "mine")
     users.AddControlPoint([-20.0, -30.0, 40.0], "mine")
-    assert users in t.bench.lists.candidates() and t.bench.lists.matches[t.b.GetID()] not in t.bench.lists.candidates()
+    candidates = template_candidates(t.scene)
+    assert users in candidates and t.bench.lists.matches[t.b.GetID()] not in candidates
     t.bench.lists.use(users)
     t.bench.match()
     with pytest.raises(InputError, match="holds matches"):

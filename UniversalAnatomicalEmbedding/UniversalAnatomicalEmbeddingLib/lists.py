@@ -40,12 +40,6 @@ class PointLists:
         self.keys: dict[str, int] = {}
         self._next_key = 1
 
-    def candidates(self) -> list[Node]:
-        """The point lists of the scene that can be the template's: all that do not hold matches."""
-        count = self.scene.GetNumberOfNodesByClass(FIDUCIALS)
-        nodes = [self.scene.GetNthNodeByClass(i, FIDUCIALS) for i in range(count)]
-        return [n for n in nodes if mrml.attribute(n, "Role") is None and not n.GetHideFromEditors()]
-
     def use(self, node: Node | None) -> None:
         """Take a list of the scene as the template's, with its matches and template volume from before; InputError for a list of matches."""
         if node is not None and mrml.attribute(node, "Role") is not None:
@@ -140,6 +134,11 @@ class PointLists:
             for volume, node in self.matches.items():
                 mrml.write_matches(node, [(r.label, r.cell(volume)) for r in table.landmarks])
 
+    def clear_position(self, volume: str, row: int) -> None:
+        """Leave a row of a match list open for the next click; the table keeps what it says until then."""
+        with self._quietly():
+            mrml.set_position(self.of(volume), row, None)
+
     def _take_template(self) -> None:
         """A person placed, moved or removed landmarks."""
         if self.writing or self.template is None:
@@ -215,6 +214,12 @@ class PointLists:
             yield
         finally:
             self.writing = before
+
+
+def template_candidates(scene: Any) -> list[Node]:
+    """The point lists of a scene that can be the template's: all that do not hold matches."""
+    nodes = [scene.GetNthNodeByClass(i, FIDUCIALS) for i in range(scene.GetNumberOfNodesByClass(FIDUCIALS))]
+    return [n for n in nodes if mrml.attribute(n, "Role") is None and not n.GetHideFromEditors()]
 
 
 def _row(column: list[tuple[str, Cell]], index: int, label: str) -> Iterator[Cell]:

@@ -249,6 +249,11 @@ class Presenter(PanelState):
         return Gate(False, "Already rejected.") if cell.status == "rejected" else Gate(True)
 
     @property
+    def can_correct(self) -> Gate:
+        """Saying by a click where the selected landmark is in the selected target."""
+        return Gate(True) if self.selected_cell is not None else Gate(False, "Select a match in the table first.")
+
+    @property
     def can_delete(self) -> Gate:
         """Deleting the selected landmark everywhere."""
         return Gate(True) if self.selected is not None else Gate(False, "Select a landmark first.")

@@ -40,13 +40,16 @@ def jump(views: Iterable[Node], point_lps: Position) -> None:
         view.JumpSliceByCentering(*ras)
 
 
-def start_placing(scene: Any, markups: Node) -> None:
-    """Let every click in a view add a point to a list, until :func:`stop_placing` (or the person) ends it."""
+def start_placing(scene: Any, markups: Node, row: int | None = None) -> None:
+    """Let every click in a view add a point to a list, until :func:`stop_placing` (or the person) ends it. With ``row`` one click, which gives
+    that undefined point its place."""
     selection = scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
     selection.SetReferenceActivePlaceNodeClassName(markups.GetClassName())
     selection.SetActivePlaceNodeID(markups.GetID())
     interaction = scene.GetNodeByID("vtkMRMLInteractionNodeSingleton")
-    interaction.SetPlaceModePersistence(1)
+    interaction.SetPlaceModePersistence(int(row is None))
+    if row is not None:
+        markups.SetControlPointPlacementStartIndex(row)
     interaction.SetCurrentInteractionMode(interaction.Place)
 
 

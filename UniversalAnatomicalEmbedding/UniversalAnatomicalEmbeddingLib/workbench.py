@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from . import mrml, views
 from .errors import InputError
-from .lists import PointLists, as_position, in_frame
+from .lists import PointLists, as_position, in_frame, template_candidates
 from .observers import Observers
 from .points import PointList, Position, read_points, write_points
 from .presenter import Presenter
@@ -57,7 +57,7 @@ class Workbench:
         self.scans.refresh()
         self.lists.forget_missing()
         if self.lists.template is None:
-            known = [n for n in self.lists.candidates() if mrml.linked(n, "TemplateVolume") is not None]
+            known = [n for n in template_candidates(self.scene) if mrml.linked(n, "TemplateVolume") is not None]
             if known:
                 self.lists.use(known[0])
         for _, composite in views.slice_views(self.scene):
@@ -82,14 +82,12 @@ class Workbench:
             return
         self.presenter.set_template(volume)
         node = None if volume is None else self.scans.node(volume)
-        lists = [n for n in self.lists.candidates() if node is not None and mrml.linked(n, "TemplateVolume") is node]
+        lists = [n for n in template_candidates(self.scene) if node is not None and mrml.linked(n, "TemplateVolume") is node]
         self.lists.use(lists[0] if lists else None)
 
     def placing_list(self) -> Node:
         """The template's point list, made if need be: the one that place mode must add points to."""
         return self.lists.template if self.lists.template is not None else self.lists.new("Landmarks")
-
-    # --- what a person does ------------------------------------------------------------------------------------------------------------
 
     def add(self, label: str, point_lps: ArrayLike) -> int:
         """Place a landmark at a world position of the template, and match it; returns its key."""
@@ -124,6 +122,12 @@ class Workbench:
         where = as_position(mrml.from_world(self.lists.of(volume), point_lps))
         self._change(self.presenter.table.corrected(key, volume, where))
 
+    def place_match(self, key: int, volume: str) -> None:
+        """Let the next click in a view of ``volume`` say where this landmark is there (the model found it absent, or somewhere else)."""
+        row = self.presenter.table.keys.index(key)
+        self.lists.clear_position(volume, row)
+        views.start_placing(self.scene, self.lists.of(volume), row)
+
     def retry(self, key: int, volume: str) -> None:
         """Forget a person's verdict on a match, and match again."""
         self._change(self.presenter.table.cleared(key, volume))
@@ -140,8 +144,6 @@ class Workbench:
         self.presenter.redo()
         self.lists.write(template=True)
         self.match()
-
-    # --- matching ----------------------------------------------------------------------------------------------------------------------
 
     def match(self, keys: Collection[int] | None = None, volumes: Collection[str] | None = None, again: bool = False) -> int:
         """Match the landmarks that wait (``again``: all that no person has decided on) in the targets that are prepared.
@@ -182,8 +184,6 @@ class Workbench:
             if where is not None:
                 views.jump(views.views_of(self.scene, self.scans.node(volume)), where)
 
-    # --- files -------------------------------------------------------------------------------------------------------------------------
-
     def export(self, folder: str | Path, extension: str = ".mrk.json") -> list[Path]:
         """Write the template's list and every match list, each in the frame of its volume's own file; returns the paths."""
         if extension not in EXPORTS:
@@ -211,8 +211,6 @@ class Workbench:
         self._change(table)
         self.match()
         return node
-
-    # --- inside ------------------------------------------------------------------------------------------------------------------------
 
     def _change(self, table: LandmarkTable) -> None:
         self.presenter.commit(table)

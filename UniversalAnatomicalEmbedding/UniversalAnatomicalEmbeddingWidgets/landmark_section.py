@@ -34,6 +34,7 @@ class LandmarkSection:
         ui.nextButton.connect("clicked()", lambda: self.onStep(1))
         ui.acceptButton.connect("clicked()", self.onAccept)
         ui.rejectButton.connect("clicked()", self.onReject)
+        ui.correctButton.connect("clicked()", self.onCorrect)
         ui.deleteButton.connect("clicked()", self.onDelete)
         ui.undoButton.connect("clicked()", self.onUndo)
         ui.redoButton.connect("clicked()", self.onRedo)
@@ -47,6 +48,7 @@ class LandmarkSection:
         self.keys = {
             "A": self.onAccept,
             "R": self.onReject,
+            "C": self.onCorrect,
             "N": lambda: self.onStep(1),
             "P": lambda: self.onStep(-1),
             "Del": self.onDelete,
@@ -102,6 +104,10 @@ class LandmarkSection:
         if self.presenter.can_reject.enabled:
             self._do(lambda: self.bench.reject(self.presenter.selected, self.presenter.selected_volume))
 
+    def onCorrect(self) -> None:
+        if self.presenter.can_correct.enabled:
+            self._do(lambda: self.bench.place_match(self.presenter.selected, self.presenter.selected_volume))
+
     def onDelete(self) -> None:
         if self.presenter.can_delete.enabled:
             self._do(lambda: self.bench.delete(self.presenter.selected))
@@ -152,6 +158,7 @@ class LandmarkSection:
         enable(ui.matchAllButton, presenter.can_match, _("Match every landmark that nobody has decided on, in all prepared targets."))
         enable(ui.acceptButton, presenter.can_accept, _("Confirm the selected match (A)"))
         enable(ui.rejectButton, presenter.can_reject, _("Mark the selected match as wrong (R)"))
+        enable(ui.correctButton, presenter.can_correct, _("Click where the landmark is in the selected target (C)"))
         enable(ui.deleteButton, presenter.can_delete, _("Delete the landmark in all volumes (Del)"))
         enable(ui.exportButton, presenter.can_export, _("Write the landmarks of every volume: .mrk.json, .csv or .fcsv."))
         enable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import qt
@@ -26,6 +27,7 @@ class VolumeSection:
         self.choices: list[ModelChoice] = []
         self.devices: list[str] = ["auto", "cpu"]
         self._rows: list[str] = []
+        self._devicesListed = False
         ui.templateSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onTemplate)
         ui.volumeTable.connect("itemChanged(QTableWidgetItem*)", self.onItem)
         ui.modelSelector.connect("currentIndexChanged(int)", self.onModel)
@@ -69,6 +71,12 @@ class VolumeSection:
         self.logic.device = self.devices[at]
         torch = diagnostics.versions()["torch"]
         self.ui.torchLabel.setText(f"torch {torch}" if torch else _("torch is not installed"))
+
+    def listDevices(self) -> None:
+        """List what torch sees, once it is loaded (by the first embedding); whether it works is what "Test devices" finds out."""
+        if "torch" in sys.modules and not self._devicesListed:
+            self._devicesListed = True
+            self.fillDevices([{"device": d, "title": _("not tested"), "ok": d != "cpu"} for d in diagnostics.devices()])
 
     def onTemplate(self, node: Any) -> None:
         if node is not None and node.GetID() in self.presenter.volumes:
@@ -123,6 +131,7 @@ class VolumeSection:
 
     def refresh(self) -> None:
         """Show what the presenter says."""
+        self.listDevices()
         button = self.presenter.prepare_button
         self.ui.prepareButton.setText(button.text)
         self.ui.prepareButton.setEnabled(button.enabled)
