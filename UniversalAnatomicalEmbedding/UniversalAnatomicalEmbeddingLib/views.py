@@ -141,7 +141,7 @@ def windowed(volume: Node, values: NDArray) -> NDArray:
     """Values (of this volume) as 0..1 of its display window."""
     display = volume.GetDisplayNode()
     window, level = (display.GetWindow(), display.GetLevel()) if display else (float(np.ptp(values)) or 1.0, float(values.mean()))
-    return np.clip((values - level) / window + 0.5, 0.0, 1.0)
+    return np.clip((values - level) / (window or 1.0) + 0.5, 0.0, 1.0)
 
 
 def style_preview(preview: Node) -> None:
