@@ -31,7 +31,7 @@ def noisy_pairs(truth: np.ndarray, count: int, noise: float, outliers: float, se
     fixed[~forward] += rng.normal(0, noise, ((~forward).sum(), 3))
     moving[forward & wrong] = rng.permutation(moving[forward & wrong])
     fixed[~forward & wrong] = rng.permutation(fixed[~forward & wrong])
-    return Correspondences(fixed, moving, np.ones(count), forward, count)
+    return Correspondences(fixed, moving, np.ones(count), forward, fixed[forward], moving[~forward])
 
 
 @pytest.mark.parametrize("model", ["rigid", "similarity", "affine"])

@@ -17,10 +17,10 @@ from ..matching import Searchable
 from ..options import RegisterOptions
 from ..progress import Progress, check, part, silent
 from ..volume import Volume
-from .correspondences import Correspondences, find_correspondences, spread_points
+from .correspondences import Correspondences, find_correspondences, in_body, spread_points
 from .deformable import dense_field
 from .landmarks import pair_landmarks, register_landmarks
-from .linear import ALIKE_MM, INLIER_MM, LinearFit, Model, apply, expected_tre, find_linear
+from .linear import ALIKE_MM, INLIER_MM, LinearFit, Model, apply, expected_tre, find_linear, inverted
 from .refine import refine_linear
 from .result import NoCommonAnatomy, Registration
 from .transform import Transform, read_transform, write_transform
@@ -41,7 +41,7 @@ PASSES = 5
 UPRIGHT_DEG = 3.0
 SETTLED_MM = 2.0
 FEWEST_INLIERS = 12
-CHANCE_TRIALS = 4
+AGREEING_SHARE = 0.08
 TRE_POINTS = 300
 
 
@@ -71,7 +71,7 @@ def register(
     model: Model = "affine" if options.stage == "deformable" else options.stage
     progress(0.0, "matching keypoints")
     pairs, found, upright, turned = _upright_pairs(fixed, moving, embed, options, part(progress, 0.0, 0.6), cancel)
-    rigid = _require_consensus(found, pairs, fixed, moving, options)
+    rigid = _require_consensus(found, pairs, fixed, moving, upright)
     fit = rigid if model == "rigid" else find_linear(model, pairs, options.seed) or rigid
     body = _shared_body(fixed.searchable, upright, fit.matrix, options.seed)
     matrix, refined_mm, note = turned @ fit.matrix, None, ""
@@ -129,18 +129,18 @@ def _degrees(matrix: FloatArray) -> float:
     return float(np.rad2deg(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
 
 
-def _require_consensus(fit: LinearFit | None, pairs: Correspondences, fixed: Scan, moving: Scan, options: RegisterOptions) -> LinearFit:
-    """The fit, if clearly more pairs agree on it than on the best map through the same points paired at random."""
-    if fit is not None and fit.inlier.sum() >= FEWEST_INLIERS:
-        rng = np.random.default_rng(options.seed)
-        chance = [find_linear("rigid", pairs.shuffled(rng), options.seed) for _ in range(CHANCE_TRIALS)]
-        by_chance = max((c.inlier.sum() for c in chance if c is not None), default=0)
-        if fit.inlier.sum() >= 1.5 * by_chance:
+def _require_consensus(fit: LinearFit | None, pairs: Correspondences, fixed: Scan, moving: Scan, upright: Searchable) -> LinearFit:
+    """The fit, if enough of the keypoints that it places in the other scan's body agree with it."""
+    agreeing = placed = 0
+    if fit is not None:
+        agreeing = int(fit.inlier.sum())
+        placed = int(in_body(upright, apply(fit.matrix, pairs.fixed_keypoints)).sum())
+        placed += int(in_body(fixed.searchable, apply(inverted(fit.matrix), pairs.moving_keypoints)).sum())
+        if agreeing >= max(FEWEST_INLIERS, AGREEING_SHARE * placed):
             return fit
-    found = 0 if fit is None else int(fit.inlier.sum())
     raise NoCommonAnatomy(
-        f"{fixed.volume.name} and {moving.volume.name} seem to show no common anatomy: only {found} of {pairs.asked} keypoints agree on one map. "
-        "Check that both show the same body part, or give landmarks."
+        f"{fixed.volume.name} and {moving.volume.name} seem to show no common anatomy: of {placed} keypoints that the best map places in both, "
+        f"{agreeing} agree with it. Check that both show the same body part, or give landmarks."
     )
 
 

@@ -29,25 +29,17 @@ RETURN_MM = 12.0
 @dataclass(frozen=True, eq=False)
 class Correspondences:
     """N pairs ``fixed_lps`` -> ``moving_lps`` (N, 3) mm, ``weight`` (N,) in 0.5..1.5 by rank of their margins, ``forward`` (N,): the keypoint was set in the
-    fixed scan and its match found in the moving one (else the other way round), ``asked``: how many keypoints were tried."""
+    fixed scan and its match found in the moving one (else the other way round); ``fixed_keypoints``, ``moving_keypoints`` (K, 3) are all that were tried."""
 
     fixed_lps: FloatArray
     moving_lps: FloatArray
     weight: FloatArray
     forward: NDArray[np.bool_]
-    asked: int
+    fixed_keypoints: FloatArray
+    moving_keypoints: FloatArray
 
     def __len__(self) -> int:
         return len(self.fixed_lps)
-
-    def moved(self, matrix: FloatArray) -> Correspondences:
-        """The same pairs with ``matrix`` (4, 4) applied to their moving points."""
-        points = self.moving_lps @ matrix[:3, :3].T + matrix[:3, 3]
-        return Correspondences(self.fixed_lps, points, self.weight, self.forward, self.asked)
-
-    def shuffled(self, rng: np.random.Generator) -> Correspondences:
-        """The same points paired at random: what agreement chance alone gives."""
-        return Correspondences(self.fixed_lps, rng.permutation(self.moving_lps), self.weight, self.forward, self.asked)
 
 
 def find_correspondences(fixed: Searchable, moving: Searchable, count: int, seed: int, cancel: Event | None = None) -> Correspondences:
@@ -61,11 +53,11 @@ def find_correspondences(fixed: Searchable, moving: Searchable, count: int, seed
         check(cancel)
         back, _ = match_in_bulk(goal.query(found), start)
         kept = np.linalg.norm(back - points, axis=1) <= RETURN_MM
-        sides.append((points[kept], found[kept], margin[kept], len(points)))
-    (a, b, forth, n), (c, d, back_margin, m) = sides
-    weight = np.concatenate([_by_rank(forth), _by_rank(back_margin)])
+        sides.append((points[kept], found[kept], margin[kept], points))
+    (a, b, forth, fixed_keypoints), (c, d, back, moving_keypoints) = sides
+    weight = np.concatenate([_by_rank(forth), _by_rank(back)])
     forward = np.arange(len(weight)) < len(a)
-    return Correspondences(np.concatenate([a, d]), np.concatenate([b, c]), weight, forward, n + m)
+    return Correspondences(np.concatenate([a, d]), np.concatenate([b, c]), weight, forward, fixed_keypoints, moving_keypoints)
 
 
 def spread_points(scan: Searchable, count: int, rng: np.random.Generator) -> FloatArray:
@@ -79,6 +71,14 @@ def spread_points(scan: Searchable, count: int, rng: np.random.Generator) -> Flo
     inside = ((nearest >= 0) & (nearest < body.shape)).all(axis=1)
     index, nearest = index[inside], nearest[inside]
     return scan.embedding.fine_grid.index_to_world(index[body[tuple(nearest.T)]])
+
+
+def in_body(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
+    """Whether the cell nearest to each point (N, 3) belongs to the patient."""
+    index = np.rint(scan.embedding.fine_grid.world_to_index(points_lps)).astype(int)
+    inside = ((index >= 0) & (index < scan.shape)).all(axis=1)
+    index = np.clip(index, 0, np.array(scan.shape) - 1)
+    return inside & np.asarray(scan.embedding.body)[tuple(index.T)]
 
 
 def match_in_bulk(query: Query, target: Searchable) -> tuple[FloatArray, FloatArray]:

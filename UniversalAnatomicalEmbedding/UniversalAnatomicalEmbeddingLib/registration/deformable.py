@@ -22,6 +22,7 @@ from ..geometry import FloatArray, Grid
 from ..matching.similarity import Searchable
 from ..options import RegisterOptions
 from ..progress import Progress, check, part
+from .correspondences import in_body
 from .linear import apply, inverted
 from .transform import Transform, jacobian
 
@@ -132,14 +133,6 @@ def displacement_at(field: FloatArray, grid: Grid, points_lps: FloatArray) -> Fl
 def _resampled(field: FloatArray, source: Grid, target: Grid) -> FloatArray:
     nodes = target.index_to_world(np.argwhere(np.ones(target.shape_zyx, dtype=bool)))
     return tapered(displacement_at(field, source, nodes).reshape(*target.shape_zyx, 3))
-
-
-def in_body(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
-    """Whether the cell nearest to each point (N, 3) belongs to the patient."""
-    index = np.rint(scan.embedding.fine_grid.world_to_index(points_lps)).astype(int)
-    inside = ((index >= 0) & (index < scan.shape)).all(axis=1)
-    index = np.clip(index, 0, np.array(scan.shape) - 1)
-    return inside & np.asarray(scan.embedding.body)[tuple(index.T)]
 
 
 def _displacement_costs(way: Way, nodes: FloatArray, before: FloatArray, level: Level, progress: Progress) -> tuple[Tensor, FloatArray]:
