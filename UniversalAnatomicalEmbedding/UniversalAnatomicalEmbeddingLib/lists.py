@@ -178,8 +178,7 @@ class PointLists:
             return
         table, found = self.presenter.table, mrml.read_matches(node)
         if len(found) != len(table):  # removing matches one by one would shift the rows: the table puts them back
-            self.write()
-            return
+            return self.write()
         for row, (_, cell) in zip(self.presenter.table.landmarks, found, strict=True):
             if cell.position_lps is not None and cell.position_lps != row.cell(volume).position_lps:
                 table = table.corrected(row.key, volume, cell.position_lps)
