@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -16,29 +15,20 @@ from torch.utils.data import DataLoader, IterableDataset
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
 
 from .augment import Augmentation, ViewParameters, draw_mirror, draw_view
+from .common_points import both_ways, read_common_points
 from .labels import LabelTable
 from .scan import Scan, load_scans, read_index
-
-LEAST_COMMON = 500
 
 
 @dataclass(frozen=True)
 class PairParameters:
-    """One training example: two views, of one scan, of two scans that share a physical frame, or of two patients (then by their anchors)."""
+    """One training example: two views, of one scan, of two scans that share a physical frame, or of two patients (then by their common points)."""
 
     fixed_scan: int
     moving_scan: int
     fixed: ViewParameters
     moving: ViewParameters
     seed: int
-
-
-def with_anchors(scans: list[Scan], path: Path) -> list[Scan]:
-    """The scans with the corresponding points that :mod:`training.atlas` found between patients."""
-    with np.load(path) as table:
-        known = {str(n): i for i, n in enumerate(table["names"])}
-        places, tissue = torch.from_numpy(table["positions"]), torch.from_numpy(table["tissue"])
-    return [replace(s, anchors=places[known[s.name]], tissue=tissue[known[s.name]]) if s.name in known else s for s in scans]
 
 
 def in_frames(scans: list[Scan], rows: list[dict[str, str]]) -> list[Scan]:
@@ -50,15 +40,6 @@ def in_frames(scans: list[Scan], rows: list[dict[str, str]]) -> list[Scan]:
             scan = scan.in_frame(matrix, float(row["slack_mm"]))
         placed.append(scan)
     return placed
-
-
-def common_anchors(fixed: Scan, moving: Scan) -> Tensor:
-    """Row numbers of the anchors that both scans show in the same tissue, as far as that is known."""
-    if not len(fixed.anchors) or not len(moving.anchors):
-        return torch.empty(0, dtype=torch.long)
-    shown = (torch.isfinite(fixed.anchors) & torch.isfinite(moving.anchors)).all(1)
-    agree = (fixed.tissue == moving.tissue) | (fixed.tissue == 0) | (moving.tissue == 0)
-    return (shown & agree).nonzero()[:, 0]
 
 
 class PairStream(IterableDataset):
@@ -76,6 +57,7 @@ class PairStream(IterableDataset):
         first: int,
         max_view: tuple[int, int, int],
         cross_p: float,
+        common: dict[tuple[int, int], Tensor] | None = None,
         between_p: float = 0.0,
         least_view: float = 0.8,
         rank: int = 0,
@@ -84,6 +66,10 @@ class PairStream(IterableDataset):
     ) -> None:
         self.scans, self.augmentation, self.seed, self.first = scans, augmentation, seed, first
         self.max_view, self.cross_p, self.between_p, self.least_view = max_view, cross_p, between_p, least_view
+        self.common = common or {}
+        self.partners: dict[int, list[int]] = defaultdict(list)
+        for a, b in sorted(self.common):
+            self.partners[a].append(b)
         self.rank, self.processes, self.block = rank, processes, block
         self.frames: dict[str, list[int]] = defaultdict(list)
         for i, scan in enumerate(scans):
@@ -102,10 +88,8 @@ class PairStream(IterableDataset):
         """Example ``number``: two views around one random point of the body."""
         g = Generator().manual_seed(self.seed * 1_000_003 + number)
         fixed = int(torch.multinomial(self.weights, 1, generator=g))
-        if len(self.scans[fixed].anchors) and bool(torch.rand(1, generator=g) < self.between_p):
-            pair = self._draw_between(fixed, g)
-            if pair is not None:
-                return pair
+        if self.partners[fixed] and bool(torch.rand(1, generator=g) < self.between_p):
+            return self._draw_between(fixed, g)
         others = [i for i in self.frames[self.scans[fixed].frame] if i != fixed]
         cross = bool(others) and bool(torch.rand(1, generator=g) < self.cross_p)
         moving = others[int(torch.randint(0, len(others), (1,), generator=g))] if cross else fixed
@@ -121,20 +105,17 @@ class PairStream(IterableDataset):
         ]
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
-    def _draw_between(self, fixed: int, g: Generator) -> PairParameters | None:
-        """Two patients around one common anchor; None if the one drawn shares too little anatomy."""
-        others = [i for i, s in enumerate(self.scans) if i != fixed and len(s.anchors)]
+    def _draw_between(self, fixed: int, g: Generator) -> PairParameters:
+        """Two patients around one of their common points."""
+        others = self.partners[fixed]
         moving = others[int(torch.randint(0, len(others), (1,), generator=g))]
-        common = common_anchors(self.scans[fixed], self.scans[moving])
-        if len(common) < LEAST_COMMON:
-            return None
-        anchor = common[int(torch.randint(0, len(common), (1,), generator=g))]
+        common = self.common[fixed, moving]
+        places = common[int(torch.randint(0, len(common), (1,), generator=g))].split(3)
         shape = self._shape(fixed, g)
         mirror = draw_mirror(self.augmentation, g)
         views = []
-        for scan in (self.scans[fixed], self.scans[moving]):
-            index = scan.mm_to_index[:, :3] @ scan.anchors[anchor] + scan.mm_to_index[:, 3]
-            views.append(draw_view(_view_centre(scan, index.flip(0), shape), shape, False, self.augmentation, g, scan.modality, mirror))
+        for scan, index in zip((self.scans[fixed], self.scans[moving]), places, strict=True):
+            views.append(draw_view(_view_centre(scan, index, shape), shape, False, self.augmentation, g, scan.modality, mirror))
         return PairParameters(fixed, moving, views[0], views[1], seed=int(torch.randint(0, 2**31, (1,), generator=g)))
 
     def _shape(self, scan: int, g: Generator) -> tuple[int, int, int]:
@@ -146,8 +127,7 @@ def _view_centre(scan: Scan, point_zyx: Tensor, shape_zyx: tuple[int, int, int])
     """Patient mm (x, y, z) of the view centre nearest to a voxel that keeps the view inside the scan where the scan is larger."""
     size = torch.tensor(scan.image.shape, dtype=torch.float32)
     half = torch.minimum(torch.tensor(shape_zyx) / 2, size / 2)
-    index = torch.minimum(torch.maximum(point_zyx, half), size - half).flip(0)
-    return torch.linalg.solve(scan.mm_to_index[:, :3], index - scan.mm_to_index[:, 3])
+    return scan.place(torch.minimum(torch.maximum(point_zyx, half), size - half)[None])[0]
 
 
 def _view_size(available: int, maximum: int, share: float, g: Generator) -> int:
@@ -161,7 +141,7 @@ class PairDataModule(L.LightningDataModule):
     """Loads every scan of ``index`` and serves ``pairs_per_step`` view pairs a step and process.
 
     ``max_view`` (z, y, x) voxels of 2 mm, ``least_view`` the smallest share of it; ``cross_p`` probability of taking the second view from another
-    scan of the same frame. With a file of ``anchors`` (:mod:`training.atlas`), ``between_p`` of the pairs of scans in it are of two patients.
+    scan of the same frame. With a file of points ``between`` patients (:mod:`training.between`), ``between_p`` of the pairs of its scans are of two of them.
     ``labels``: load label maps for a semantic head. Scans that take more than ``resident_gb`` GiB are mapped from the folder ``store``.
     """
 
@@ -172,7 +152,7 @@ class PairDataModule(L.LightningDataModule):
         pairs_per_step: int = 3,
         max_view: tuple[int, int, int] = (128, 112, 176),
         cross_p: float = 0.4,
-        anchors: Path | None = None,
+        between: Path | None = None,
         between_p: float = 0.5,
         seed: int = 0,
         least_view: float = 0.8,
@@ -187,15 +167,16 @@ class PairDataModule(L.LightningDataModule):
         self.intensity = intensity or Intensity()
         self.table = LabelTable.read()
         self.scans: list[Scan] = []
+        self.common: dict[tuple[int, int], Tensor] = {}
 
     def setup(self, stage: str) -> None:
         if not self.scans:
             h, rows = self.hparams, read_index(Path(self.hparams.index))
             table = self.table if h.labels else None
             self.scans = load_scans(rows, self.intensity, table, Path(h.store) if h.store else None, h.resident_gb)
-            if h.anchors:
-                self.scans = with_anchors(self.scans, Path(h.anchors))
             self.scans = in_frames(self.scans, rows)
+            if h.between:
+                self.common = both_ways(read_common_points(Path(h.between)), [s.name for s in self.scans])
 
     def transfer_batch_to_device(self, batch: list[PairParameters], device: torch.device, dataloader_idx: int) -> list[PairParameters]:
         """Only the drawn numbers travel; the module cuts the views on its device."""
@@ -204,6 +185,6 @@ class PairDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         h, world, rank = self.hparams, self.trainer.world_size, self.trainer.global_rank
         first = self.trainer.global_step * self.trainer.accumulate_grad_batches * h.pairs_per_step * world
-        views = h.max_view, h.cross_p, h.between_p, h.least_view
+        views = h.max_view, h.cross_p, self.common, h.between_p, h.least_view
         stream = PairStream(self.scans, self.augmentation, h.seed, first, *views, rank, world, h.pairs_per_step)
         return DataLoader(stream, batch_size=h.pairs_per_step, collate_fn=list)

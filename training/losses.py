@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,8 @@ class PairDescriptors:
 
     The first ``matched`` rows of the two views show the same anatomy; the others are random negatives. Each view's positions are in its own
     patient's frame. ``slack_mm`` is how far the correspondence may be off: 0 within one patient, some mm between patients. ``frames`` are the
-    numbers of the two patients, ``seed`` of the random choice of negatives. ``semantic`` (N, C) are descriptors of labelled points of both views and
+    numbers of the two patients, ``seed`` of the random choice of negatives. Where a correspondence is not exact, ``around`` (2, matched, K, C) are fine
+    descriptors of places within the slack of each matched point; K is 0 otherwise. ``semantic`` (N, C) are descriptors of labelled points of both views and
     ``truth`` (N, K) int8 says of each whether it is structure k (1), certainly not (-1), or nobody said (0).
     """
 
@@ -26,6 +28,7 @@ class PairDescriptors:
     slack_mm: float = 0.0
     frames: tuple[int, int] = (0, 0)
     seed: int = 0
+    around: Tensor = field(default_factory=lambda: torch.empty(2, 0, 0, 0))
     semantic: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     truth: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int8))
 
@@ -126,8 +129,15 @@ def fine_loss(pair: PairDescriptors, side: int, o: ContrastOptions, g: Generator
         chosen = hardest(fused, excluded, o.fine_pool, o.fine_keep, g)
         similarity, excluded = similarity.gather(1, chosen), excluded.gather(1, chosen)
     positive = (anchor * pair.fine[1 - side, :n]).sum(1)
+    if pair.around.shape[2]:
+        positive = somewhere(torch.einsum("nc,nkc->nk", anchor, pair.around[1 - side]), o.fine_temperature)
     kept = trusted(positive, pair, o)
     return info_nce(positive[kept], similarity[kept], excluded[kept], o.fine_temperature)
+
+
+def somewhere(cosines: Tensor, temperature: float) -> Tensor:
+    """One cosine (N,) for a partner that is at one of K places, cosines (N, K): their soft maximum, a log-mean-exp (MIL-NCE, Miech et al. 2020)."""
+    return temperature * ((cosines / temperature).logsumexp(1) - math.log(cosines.shape[1]))
 
 
 def coarse_loss(pair: PairDescriptors, side: int, foreign: Tensor | None, o: ContrastOptions, g: Generator) -> Tensor:

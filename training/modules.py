@@ -21,7 +21,16 @@ from .augment import ViewParameters, cut_view, to_patient
 from .data import PairParameters
 from .losses import Bank, ContrastOptions, PairDescriptors, SemanticOptions, offered, sam_losses, semantic_loss
 from .parallel import gathered, processes, total
-from .sampling import all_cells, cells_near, corresponding_anchors, corresponding_points, labelled_cells, random_cells, sample_descriptors
+from .sampling import (
+    all_cells,
+    cells_near,
+    corresponding_common,
+    corresponding_points,
+    labelled_cells,
+    random_cells,
+    sample_descriptors,
+    scattered,
+)
 from .scan import Scan, place
 from .weights import load_initial
 
@@ -33,10 +42,11 @@ class SelfSupervisedModule(L.LightningModule):
     """Coarse and fine InfoNCE between corresponding points of two views; with a semantic head, a prototypical loss of labelled points too.
 
     ``points`` correspondences, ``cells`` random negatives (None: every cell) and ``near`` ones within some ``near_reach`` voxels of the points are
-    compared per view. Anchors of two patients may be wrong by ``slack_mm``. Training starts from random weights, or from the model ``initial``
-    (catalogue id, weights file or checkpoint). The learning rate warms up over ``warmup`` steps, stays, and falls linearly to zero over the last
-    ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps. From step ``freeze_norm`` on, batch norm uses its
-    frozen statistics, as it does for inference. Images, -1 to 1, reach the network scaled to ``input_range``.
+    compared per view. Common points of two patients may be wrong by ``slack_mm``: the partner is sought at ``around`` places within it. Training starts
+    from random weights, or from the model ``initial`` (catalogue id, weights file or checkpoint). The learning rate warms up over ``warmup`` steps,
+    stays, and falls linearly to zero over the last ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps. From
+    step ``freeze_norm`` on, batch norm uses its frozen statistics, as it does for inference. Images, -1 to 1, reach the network scaled to
+    ``input_range``.
     """
 
     def __init__(
@@ -49,7 +59,8 @@ class SelfSupervisedModule(L.LightningModule):
         cells: int | None = 2000,
         near: int = 3000,
         near_reach: float = 4.0,
-        slack_mm: float = 12.0,
+        slack_mm: float = 10.0,
+        around: int = 24,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 2e-3,
         weight_decay: float = 0.02,
@@ -76,8 +87,8 @@ class SelfSupervisedModule(L.LightningModule):
                     layer.eval()
 
     def training_step(self, batch: list[PairParameters], batch_idx: int) -> Tensor:
-        scans = self.trainer.datamodule.scans
-        described = [self.describe(p, scans[p.fixed_scan], scans[p.moving_scan]) for p in batch]
+        scans, common = self.trainer.datamodule.scans, self.trainer.datamodule.common
+        described = [self.describe(p, scans[p.fixed_scan], scans[p.moving_scan], common.get((p.fixed_scan, p.moving_scan))) for p in batch]
         with exact(self.device):
             terms = self.contrast_terms(described)
             semantic = torch.cat([d.semantic for d in described])
@@ -115,8 +126,11 @@ class SelfSupervisedModule(L.LightningModule):
         semantic = self.semantic.weight if turn or self.semantic.alternate_p == 0 else 0.0
         return {"fine": sam, "coarse": sam, "semantic": semantic}
 
-    def describe(self, pair: PairParameters, fixed_scan: Scan, moving_scan: Scan) -> PairDescriptors:
-        """Cut both views, embed them, and sample descriptors at corresponding points, at other cells and at labelled ones."""
+    def describe(self, pair: PairParameters, fixed_scan: Scan, moving_scan: Scan, common: Tensor | None = None) -> PairDescriptors:
+        """Cut both views, embed them, and sample descriptors at corresponding points, at other cells and at labelled ones.
+
+        ``common`` (N, 6): the common points of the scans, if they are of two patients.
+        """
         sides = [
             (fixed_scan.geometry_to(self.device), pair.fixed.to(self.device)),
             (moving_scan.geometry_to(self.device), pair.moving.to(self.device)),
@@ -126,16 +140,16 @@ class SelfSupervisedModule(L.LightningModule):
             images = torch.cat([cut_view(scan.image, scan.mm_to_index, view) for scan, view in sides])
         maps = self.network.features(low + (high - low) * (images + 1) / 2)
         with exact(self.device):
-            return self.sample(maps, sides, pair)
+            return self.sample(maps, sides, pair, common)
 
-    def sample(self, maps: dict[str, Tensor], sides: list[Side], pair: PairParameters) -> PairDescriptors:
+    def sample(self, maps: dict[str, Tensor], sides: list[Side], pair: PairParameters, common: Tensor | None) -> PairDescriptors:
         """The descriptors of one pair from its maps ``(2, C, ...)``."""
         h, (fixed, moving) = self.hparams, (scan for scan, _ in sides)
         stride, g = self.network.fine_stride, Generator().manual_seed(pair.seed)
         between = fixed.frame != moving.frame
-        at = (corresponding_anchors if between else corresponding_points)(sides[0], sides[1], h.points, g)
+        shown = corresponding_common(*sides, common, h.points, g) if between else corresponding_points(*sides, h.points, g)
         index = []
-        for own, (_, view) in zip((at.fixed_index, at.moving_index), sides, strict=True):
+        for own, (_, view) in zip((shown.fixed_index, shown.moving_index), sides, strict=True):
             cells = _shuffled(all_cells(view, stride), g) if h.cells is None else random_cells(view, stride, h.cells, g)
             index.append(torch.cat([own, cells, cells_near(own, view, h.near, h.near_reach, g)]))
         rows = min(len(i) for i in index)
@@ -146,9 +160,14 @@ class SelfSupervisedModule(L.LightningModule):
         patient = torch.stack([to_patient(index[s][:rows], sides[s][1]) for s in (0, 1)])
         registered = fixed.slack_mm + moving.slack_mm if pair.fixed_scan != pair.moving_scan else 0.0
         slack = h.slack_mm if between else registered
+        around = torch.empty(2, len(shown), 0, 0, device=self.device)
+        if between:
+            near = [scattered(own, sides[s][1], h.around, slack, g) for s, own in enumerate((shown.fixed_index, shown.moving_index))]
+            near = [sample_descriptors(maps["fine"][s : s + 1], stride, near[s]) for s in (0, 1)]
+            around = torch.stack(near).unflatten(1, (len(shown), h.around))
         semantic, truth = self.labelled(maps, sides, g)
         frames = crc32(fixed.frame.encode()), crc32(moving.frame.encode())  # numbers that are the same in every process
-        return PairDescriptors(heads["fine"], heads["coarse"], patient, len(at), slack, frames, pair.seed, semantic, truth)
+        return PairDescriptors(heads["fine"], heads["coarse"], patient, len(shown), slack, frames, pair.seed, around, semantic, truth)
 
     def labelled(self, maps: dict[str, Tensor], sides: list[Side], g: Generator) -> tuple[Tensor, Tensor]:
         """Semantic descriptors (N, C) of labelled cells of both views, and what they are (N, ids + 1); none without a semantic head."""

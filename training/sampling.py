@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from .augment import ViewParameters, from_patient, to_patient
-from .data import common_anchors
 from .labels import UNSURE
 from .scan import Scan
 
@@ -39,15 +38,26 @@ def corresponding_points(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan,
     return Correspondences(fixed_index[kept], moving_index[kept])
 
 
-def corresponding_anchors(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan, ViewParameters], n: int, g: Generator) -> Correspondences:
-    """Up to ``n`` random common anchors of two patients that both views (without deformation) show."""
+def corresponding_common(
+    fixed: tuple[Scan, ViewParameters], moving: tuple[Scan, ViewParameters], common: Tensor, n: int, g: Generator
+) -> Correspondences:
+    """Up to ``n`` random points of two patients' ``common`` ones (N, 6) (:data:`~training.common_points.CommonPoints`) that both views (without
+    deformation) show."""
     (fixed_scan, fixed_view), (moving_scan, moving_view) = fixed, moving
-    common = common_anchors(fixed_scan, moving_scan)
-    fixed_index = from_patient(fixed_scan.anchors[common], fixed_view)
-    moving_index = from_patient(moving_scan.anchors[common], moving_view)
+    common = common.to(fixed_view.affine.device)
+    fixed_index = from_patient(fixed_scan.place(common[:, :3]), fixed_view)
+    moving_index = from_patient(moving_scan.place(common[:, 3:]), moving_view)
     inside = (in_box(fixed_index, fixed_view) & in_box(moving_index, moving_view)).nonzero()[:, 0]
     kept = inside[torch.randperm(len(inside), generator=g)[:n].to(inside.device)]
     return Correspondences(fixed_index[kept], moving_index[kept])
+
+
+def scattered(index_zyx: Tensor, view: ViewParameters, n: int, radius_mm: float, g: Generator) -> Tensor:
+    """``n`` places (N * n, 3) evenly spread in a ball around each of the indices (N, 3) of a view (without deformation), point by point."""
+    direction = F.normalize(torch.randn(len(index_zyx), n, 3, generator=g), dim=2)
+    offset = radius_mm * torch.rand(len(index_zyx), n, 1, generator=g) ** (1 / 3) * direction
+    around = to_patient(index_zyx, view)[:, None] + offset.to(index_zyx.device)
+    return from_patient(around.flatten(0, 1), view)
 
 
 def in_box(index_zyx: Tensor, view: ViewParameters) -> Tensor:
@@ -113,13 +123,22 @@ def cells_near(index_zyx: Tensor, view: ViewParameters, n: int, reach: float, g:
 
 
 def sample_descriptors(features: Tensor, stride: tuple[int, int, int], index_zyx: Tensor) -> Tensor:
-    """Unit descriptors (N, C) of a map ``(1, C, z, y, x)`` at continuous image indices (N, 3); cell k sits at stride*k + (stride-1)/2."""
-    size = torch.tensor(features.shape[2:], device=index_zyx.device, dtype=index_zyx.dtype)
+    """Unit descriptors (N, C) of a map ``(1, C, z, y, x)`` at continuous image indices (N, 3); cell k sits at stride*k + (stride-1)/2.
+
+    Trilinear, constant beyond the border. Cells are looked up as rows, which leaves a half-precision channels-last map as it is: forth and back in
+    half the time that ``grid_sample`` takes on a CPU.
+    """
+    size = torch.tensor(features.shape[2:], device=index_zyx.device)
     step = torch.tensor(stride, device=index_zyx.device, dtype=index_zyx.dtype)
-    cell = (index_zyx - (step - 1) / 2) / step
-    where = ((2 * cell + 1) / size - 1).flip(1)[None, None, None]
-    sampled = F.grid_sample(features.float(), where, align_corners=False, padding_mode="border")
-    return F.normalize(sampled[0, :, 0, 0].T, dim=1)
+    at = torch.minimum(((index_zyx - (step - 1) / 2) / step).clamp(min=0), size - 1.0)
+    corners = torch.cartesian_prod(*[torch.arange(2, device=index_zyx.device)] * 3)
+    low = at.floor().long()
+    share = (at - low)[:, None]
+    weight = torch.where(corners.bool(), share, 1 - share).prod(-1)
+    z, y, x = torch.minimum(low[:, None] + corners, size - 1).unbind(-1)
+    rows = features.permute(0, 2, 3, 4, 1).reshape(-1, features.shape[1])
+    around = F.embedding((z * size[1] + y) * size[2] + x, rows).to(weight.dtype)
+    return F.normalize((around * weight[..., None]).sum(1), dim=1)
 
 
 def in_body(scan: Scan, points_mm: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,7 @@ class Scan:
     """One canonical scan: ``image`` (float16, network scale) and ``body`` ``(Z, Y, X)``, ``seeds`` (n, 3) some body voxels (z, y, x), ``mm_to_index``
     (3, 4).
 
-    ``anchors`` (K, 3) are the places (x, y, z mm; NaN: not shown) of K anatomical points common to all scans that have anchors, and ``tissue`` (K,)
-    what lies there (0: unknown); both empty for a scan that has none. ``labels`` ``(Z, Y, X)`` int16 are ids of a :class:`LabelTable`, and ``known``
+    ``labels`` ``(Z, Y, X)`` int16 are ids of a :class:`LabelTable`, and ``known``
     (ids + 1,) says which structures are certainly absent where nothing is labelled (:meth:`LabelTable.truth`); both None without labels.
     A ``mapped`` scan keeps its voxels in a file; pages are read when a view needs them. Its positions in the physical ``frame`` that it shares with
     other scans may be off by ``slack_mm`` (0: acquired in that frame; more: registered to it).
@@ -48,8 +47,6 @@ class Scan:
     body: Tensor
     seeds: Tensor
     mm_to_index: Tensor
-    anchors: Tensor = field(default_factory=lambda: torch.empty(0, 3))
-    tissue: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     labels: Tensor | None = None
     known: Tensor | None = None
     mapped: bool = False
@@ -57,7 +54,11 @@ class Scan:
 
     def geometry_to(self, device: torch.device) -> Scan:
         """The scan with its geometry on a device; the voxels stay where they are, and a view takes what it needs of them."""
-        return replace(self, **{k: getattr(self, k).to(device) for k in ("mm_to_index", "anchors", "tissue")})
+        return replace(self, mm_to_index=self.mm_to_index.to(device))
+
+    def place(self, index_zyx: Tensor) -> Tensor:
+        """Patient mm (x, y, z) ``(N, 3)`` of continuous voxel indices (z, y, x) ``(N, 3)``."""
+        return torch.linalg.solve(self.mm_to_index[:, :3], (index_zyx.flip(-1) - self.mm_to_index[:, 3]).T).T
 
     def in_frame(self, frame_to_scan: Tensor, slack_mm: float) -> Scan:
         """The scan in the millimetres of another frame, which the matrix (3, 4) takes to its own: what :mod:`training.align` found."""
@@ -65,9 +66,7 @@ class Scan:
         frame[:3] = frame_to_scan.double()
         own = torch.eye(4, dtype=torch.float64)
         own[:3] = self.mm_to_index.double()
-        back = torch.linalg.inv(frame)
-        anchors = self.anchors.double() @ back[:3, :3].T + back[:3, 3]
-        return replace(self, mm_to_index=(own @ frame)[:3].float(), anchors=anchors.float(), slack_mm=slack_mm)
+        return replace(self, mm_to_index=(own @ frame)[:3].float(), slack_mm=slack_mm)
 
     def to(self, device: torch.device) -> Scan:
         """The scan on a device; the voxels of a mapped scan stay in their file."""

@@ -11,13 +11,13 @@ from UniversalAnatomicalEmbeddingLib.catalogue import load_model
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 
 CHECKPOINTS = {".ckpt", ".pt", ".pth"}
-MAY_BE_NEW = ("semantic_head.",)
+MAY_BE_NEW = ("semantic_head.", "merge0.")
 
 
 def load_initial(network: nn.Module, source: str | Path) -> list[str]:
     """Give ``network`` the weights of a catalogue model, a ``.safetensors`` file or a checkpoint of this training; returns the names that stay as they are.
 
-    Only a semantic head may be missing in ``source``. InputError where anything else does not fit.
+    Only a semantic head and the blocks of the finest level may be missing in ``source``. InputError where anything else does not fit.
     """
     weights = initial_weights(source)
     expected = network.state_dict()

@@ -15,10 +15,12 @@ from UniversalAnatomicalEmbeddingLib.matching import guide as module
 from UniversalAnatomicalEmbeddingLib.matching import match_points
 from UniversalAnatomicalEmbeddingLib.matching.fixed_point import local_map
 from UniversalAnatomicalEmbeddingLib.matching.guide import (
+    DENSE_STEP_MM,
     FALLOFF_MM,
     LARGEST_RADIUS_MM,
     LATTICE_STEP_MM,
     MOST_ANCHORS,
+    MOST_DENSE_ANCHORS,
     REACH_MM,
     RETURN_MM,
     RIDGE_MM2,
@@ -93,31 +95,42 @@ def test_coarse_matches_are_the_best_of_every_second_body_cell_refined_among_the
 
 def test_anchors_are_spread_over_the_body_as_a_lattice_and_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     scan = synthetic()
-    points = module._spread_points(scan)
+    points = module._spread_points(scan, LATTICE_STEP_MM, MOST_ANCHORS)
     assert np.allclose(np.diff(np.unique(points[:, 0])), LATTICE_STEP_MM)
     assert len(points) == 5 * 6 * 7
-    monkeypatch.setattr(module, "MOST_ANCHORS", 50)
-    fewer = module._spread_points(scan)
+    fewer = module._spread_points(scan, LATTICE_STEP_MM, 50)
     assert len(fewer) == len(np.unique(fewer, axis=0)) == 50
     assert {tuple(p) for p in fewer} <= {tuple(p) for p in points}
     assert np.ptp(fewer, axis=0).min() > 0.7 * np.ptp(points, axis=0).min(), "from everywhere, not the first ones"
-    np.testing.assert_array_equal(fewer, module._spread_points(scan))
+    np.testing.assert_array_equal(fewer, module._spread_points(scan, LATTICE_STEP_MM, 50))
 
 
-def test_anchors_that_do_not_return_or_stray_from_their_neighbours_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    template, target = synthetic(), shifted()
-    source = module._spread_points(template)
+def test_anchors_that_do_not_return_or_stray_from_their_neighbours_are_dropped() -> None:
+    template = synthetic()
+    source = module._spread_points(template, LATTICE_STEP_MM, MOST_ANCHORS)
     there, back = source + SHIFT, source.copy()
     back[3, 1] += RETURN_MM + 0.1
     back[4, 1] += RETURN_MM - 0.1
     there[90, 2] += STRAY_MM + 0.1
     there[100, 2] += STRAY_MM - 0.1
-    answers = iter([there, back])
-    monkeypatch.setattr(module, "coarse_match", lambda query, scan: next(answers))
-    guide = build_guide(template, target)
+    guide = module._agreeing(source, there, back, RETURN_MM, STRAY_MM)
     kept = np.delete(np.arange(len(source)), [3, 90])
     np.testing.assert_array_equal(guide.source, source[kept])
     np.testing.assert_array_equal(guide.destination, there[kept])
+
+
+def test_the_denser_anchors_are_sought_near_where_the_first_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First anchors that are off by less than the search lead to the same dense ones; dense ones lie closer together than the first."""
+    template, target = synthetic(cells=(30, 30, 40)), shifted(cells=(30, 30, 40))
+    guide = build_guide(template, target)
+    assert np.allclose(np.diff(np.unique(guide.source[:, 0])), DENSE_STEP_MM)
+    coarse = module.coarse_match
+    off = np.array([6.0, -6.0, 5.0])
+    monkeypatch.setattr(module, "coarse_match", lambda query, scan: coarse(query, scan) + (off if scan is target else -off))
+    again = build_guide(template, target)
+    error = np.linalg.norm(again.destination - again.source - SHIFT, axis=1)
+    assert len(again.source) > 0.8 * len(guide.source)
+    assert np.median(error) < 1.0
 
 
 @pytest.mark.parametrize("tiny", ["template", "target", "both"])
@@ -236,8 +249,8 @@ def test_a_guide_is_of_one_direction_and_keeps_no_scan_alive() -> None:
 
 def test_a_guide_is_small_whatever_the_scans() -> None:
     """A session with many targets holds one per pair that was asked about."""
-    source = np.zeros((MOST_ANCHORS, 3))
-    assert Guide(source, source.copy()).source.nbytes * 2 < 50_000
+    source = np.zeros((MOST_DENSE_ANCHORS, 3))
+    assert Guide(source, source.copy()).source.nbytes * 2 < 200_000
     guide = build_guide(synthetic(cells=(40, 40, 60)), shifted(cells=(40, 40, 60)))
-    assert len(guide.source) <= MOST_ANCHORS
+    assert len(guide.source) <= MOST_DENSE_ANCHORS
     assert guide.source.base is None or guide.source.base.nbytes <= MOST_ANCHORS * 24

@@ -21,6 +21,7 @@ from training.losses import (
     offered,
     sam_losses,
     semantic_loss,
+    somewhere,
     too_close,
     trusted,
 )
@@ -84,6 +85,28 @@ def test_an_excluded_negative_never_changes_the_loss() -> None:
 
 def test_no_negative_left_costs_nothing() -> None:
     assert float(info_nce(torch.tensor([-0.3]), torch.tensor([[0.9]]), torch.tensor([[True]]), 0.1)) == 0
+
+
+# --- a partner at one of several places -----------------------------------------------------------------------------------------------
+
+
+def test_a_partner_somewhere_is_the_soft_maximum_of_its_places() -> None:
+    cosines = torch.tensor([[0.9, 0.1, -0.5], [0.3, 0.3, 0.3]])
+    found = somewhere(cosines, 0.1)
+    by_hand = 0.1 * np.log(np.mean(np.exp(np.array([9.0, 1.0, -5.0]))))
+    assert float(found[0]) == pytest.approx(by_hand, abs=1e-6)
+    assert float(found[1]) == pytest.approx(0.3, abs=1e-6), "places that are alike are as good as one"
+
+
+def test_between_patients_the_fine_loss_asks_for_the_best_place_around_the_partner() -> None:
+    p = pair()
+    beside = unit(2, p.matched, 4, 8, seed=9)
+    beside[0, :, 2] = p.fine[1, : p.matched]
+    beside[1, :, 2] = p.fine[0, : p.matched]
+    known = replace(p, around=beside)
+    assert float(fine_loss(known, 0, ALL, seeded())) < float(fine_loss(p, 0, ALL, seeded()))
+    same = replace(p, around=p.fine[:, : p.matched, None].expand(-1, -1, 4, -1))
+    assert float(fine_loss(same, 0, ALL, seeded())) == pytest.approx(float(fine_loss(p, 0, ALL, seeded())), abs=1e-5)
 
 
 # --- hard negatives -------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,14 @@ import pytest
 import torch
 from test_similarity import ORIGIN, inner_points, restated, synthetic
 
-from UniversalAnatomicalEmbeddingLib.matching.nearest import QUERIES_AT_ONCE, SECOND_MODE_MM, find_peaks, refine
+from UniversalAnatomicalEmbeddingLib.matching.nearest import (
+    QUERIES_AT_ONCE,
+    SECOND_MODE_MM,
+    STRAY_COST_PER_MM2,
+    find_near,
+    find_peaks,
+    refine,
+)
 from UniversalAnatomicalEmbeddingLib.matching.similarity import Query
 
 
@@ -119,7 +126,35 @@ def test_with_an_expected_place_the_answer_is_the_best_body_cell_within_its_radi
     where = target.embedding.fine_grid.index_to_world(np.indices(target.shape).reshape(3, -1).T)
     for scores, cell, place, reach in zip(restated(query, target).reshape(40, -1), cells, centre, radius, strict=True):
         allowed = body.ravel() & (np.linalg.norm(where - place, axis=1) <= reach)
-        assert np.ravel_multi_index(cell, target.shape) == np.where(allowed, scores, -2).argmax()
+        cost = STRAY_COST_PER_MM2 * np.linalg.norm(where - place, axis=1) ** 2
+        assert np.ravel_multi_index(cell, target.shape) == np.where(allowed, scores - cost, -2).argmax()
+
+
+def test_an_expected_place_pulls_the_answer_but_the_similarity_stays_what_it_is() -> None:
+    target = synthetic()
+    points = inner_points(10, 3, 30.0)
+    query = target.query(points)
+    found = find_peaks(query, target, near=(points + 6.0, np.full(10, 20.0)))
+    pulled = found.points_lps - find_peaks(query, target).points_lps
+    assert (pulled.mean(0) > 0.3).all()
+    assert np.linalg.norm(pulled, axis=1).max() < np.linalg.norm([6.0, 6.0, 6.0])
+    scores = restated(query, target)[(np.arange(10), *found.cell.T)]
+    np.testing.assert_allclose(found.similarity, scores, atol=1e-4)
+
+
+def test_finding_near_some_places_is_for_many_at_once_and_knows_where_no_body_is() -> None:
+    body = np.ones((20, 24, 28), dtype=bool)
+    body[:, :, 22:] = False
+    target = synthetic(body=body)
+    points = inner_points(300, 7, 30.0)
+    query, centre = target.query(points), points + np.random.default_rng(2).uniform(-6, 6, points.shape)
+    in_body = points[:, 0] < ORIGIN[0] + 4 * 18
+    found = find_near(query, target, centre, 16.0)
+    free = find_peaks(query, target).points_lps
+    np.testing.assert_allclose(found[in_body], free[in_body], atol=1e-3, err_msg="the place where they are expected does not pull")
+    empty = target.embedding.fine_grid.index_to_world([[10, 12, 27]])
+    assert np.isnan(find_near(query[:1], target, empty, 8.0)).all()
+    assert find_near(query[:0], target, empty[:0], 8.0).shape == (0, 3)
 
 
 def test_without_a_radius_or_a_body_cell_in_it_the_search_is_free() -> None:
@@ -145,7 +180,7 @@ def test_the_expected_place_decides_between_two_that_look_the_same() -> None:
     for x in (32.0, -28.0):
         place = np.array([[x, -20.0, 0.0]])
         found = find_peaks(query, target, near=(place + 3.0, np.array([12.0])))
-        assert np.linalg.norm(found.points_lps - place) < 1.5
+        assert np.linalg.norm(found.points_lps - place) < np.linalg.norm([3.0, 3.0, 3.0]) / 2
         assert abs(found.margin[0]) < 0.02
 
 

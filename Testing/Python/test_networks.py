@@ -18,7 +18,7 @@ from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbed
 
 DATA = Path(__file__).parent / "data"
 # How far beyond a tile (z, y, x) its own cells look, from the kernel sizes; `halo` is this, rounded up to `align`.
-REACH = {"resnet": (3, 28, 28), "compact": (30, 30, 30)}
+REACH = {"resnet": (3, 28, 28), "compact": (30, 30, 30), "fine blocks": (34, 34, 34)}
 
 
 def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -40,8 +40,8 @@ def randomised(network: nn.Module, seed: int = 0) -> nn.Module:
 def networks() -> dict[str, Embedder]:
     """Both families; the compact one narrow, since what it sees does not depend on its widths."""
     torch.manual_seed(0)
-    compact = Compact(widths=(8, 16, 16, 16), fine_channels=8, coarse_channels=8)
-    return {"resnet": randomised(ResNetEmbedder(semantic=True)), "compact": randomised(compact)}
+    compact, refined = (Compact(widths=(8, 16, 16, 16), fine_channels=8, coarse_channels=8, fine_blocks=n) for n in (0, 1))
+    return {"resnet": randomised(ResNetEmbedder(semantic=True)), "compact": randomised(compact), "fine blocks": randomised(refined)}
 
 
 def noise(*shape: int) -> Tensor:
@@ -93,7 +93,7 @@ def test_resnet_map_sizes(size: tuple[int, ...], fine: tuple[int, ...], coarse: 
     }
 
 
-@pytest.mark.parametrize("name", ["resnet", "compact"])
+@pytest.mark.parametrize("name", list(REACH))
 def test_strides_describe_the_maps(networks: dict[str, Embedder], name: str) -> None:
     network, size = networks[name], torch.tensor((16, 32, 48))
     with torch.inference_mode():
@@ -104,7 +104,7 @@ def test_strides_describe_the_maps(networks: dict[str, Embedder], name: str) -> 
     assert found == [network.fine_stride, network.coarse_stride, network.deep_stride, network.top_stride]
 
 
-@pytest.mark.parametrize("name", ["resnet", "compact"])
+@pytest.mark.parametrize("name", list(REACH))
 def test_descriptors_have_unit_length(networks: dict[str, Embedder], name: str) -> None:
     with torch.inference_mode():
         features = networks[name].features(noise(16, 32, 32))
@@ -225,7 +225,7 @@ def difference(
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("name", ["resnet", "compact"])
+@pytest.mark.parametrize("name", list(REACH))
 def test_halo_is_what_the_layers_see_and_no_more(networks: dict[str, Embedder], name: str, axis: int) -> None:
     """Not-a-number spreads to every cell that sees it, so it shows the reach of a core that lies in the middle of a thin scan."""
     network, reach = networks[name], REACH[name][axis]

@@ -10,8 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from training.augment import Augmentation, ViewParameters, draw_view, from_patient, to_patient
-from training.data import common_anchors
-from training.sampling import cells_near, corresponding_anchors, corresponding_points, in_body, random_cells, sample_descriptors
+from training.sampling import cells_near, corresponding_common, corresponding_points, in_body, random_cells, sample_descriptors, scattered
 from training.scan import Scan
 
 SHAPE = (40, 32, 48)
@@ -105,47 +104,52 @@ def test_in_body_is_the_mask_at_the_nearest_voxel_and_false_outside() -> None:
 
 
 def two_patients(count: int = 300) -> tuple[Scan, Scan, Tensor]:
-    """Two scans with anchors at unrelated places; which anchors both show in one tissue."""
-    g = seeded(4)
-    places = [CENTRE + (torch.rand(count, 3, generator=g) - 0.5) * 70 for _ in range(2)]
-    tissue = [torch.randint(0, 3, (count,), generator=g).to(torch.uint8) for _ in range(2)]
-    places[0][::7] = torch.nan
-    places[1][::5] = torch.nan
-    common = [i for i in range(count) if i % 7 and i % 5 and (tissue[0][i] == tissue[1][i] or 0 in (int(tissue[0][i]), int(tissue[1][i])))]
-    a, b = (replace(scan(whole(), name), frame=name, anchors=p, tissue=t) for name, p, t in zip("ab", places, tissue, strict=True))
-    return a, b, torch.tensor(common)
+    """Two scans and their common points at unrelated places."""
+    a, b = (replace(scan(whole(), name), frame=name) for name in "ab")
+    middle = a.mm_to_index[:, :3] @ CENTRE + a.mm_to_index[:, 3]
+    return a, b, middle.flip(0).repeat(2) + (torch.rand(count, 6, generator=seeded(4)) - 0.5) * 35
 
 
-def test_common_anchors_are_shown_by_both_in_tissues_that_do_not_disagree() -> None:
-    a, b, common = two_patients()
-    assert torch.equal(common_anchors(a, b), common)
-    assert torch.equal(common_anchors(b, a), common)
-    assert len(common_anchors(a, scan(whole()))) == 0
+def test_a_voxel_is_placed_where_the_scan_says() -> None:
+    s = scan(whole())
+    index = torch.rand(20, 3, generator=seeded(5)) * 50
+    back = s.place(index) @ s.mm_to_index[:, :3].T + s.mm_to_index[:, 3]
+    torch.testing.assert_close(back.flip(1), index, atol=1e-3, rtol=0)
 
 
-def test_corresponding_anchors_are_one_anchor_at_its_own_place_in_each_patient() -> None:
+def test_common_points_are_one_point_at_its_own_place_in_each_patient() -> None:
     a, b, common = two_patients()
     fixed, moving = (draw_view(CENTRE, SHAPE, False, ROUGH, seeded(s)) for s in (0, 1))
-    at = corresponding_anchors((a, fixed), (b, moving), 1000, seeded(0))
-    expected = set()
-    for i in common.tolist():
-        index = [from_patient(s.anchors[i][None], v)[0] for s, v in ((a, fixed), (b, moving))]
-        if all(((p >= v.box[0]) & (p <= v.box[1])).all() for p, v in zip(index, (fixed, moving), strict=True)):
-            expected.add(i)
-    places = zip(to_patient(at.fixed_index, fixed), to_patient(at.moving_index, moving), strict=True)
-    found = [
-        (int((a.anchors - p).norm(dim=1).nan_to_num(1e6).argmin()), int((b.anchors - q).norm(dim=1).nan_to_num(1e6).argmin()))
-        for p, q in places
-    ]
+    at = corresponding_common((a, fixed), (b, moving), common, 1000, seeded(0))
+    places = a.place(common[:, :3]), b.place(common[:, 3:])
+    expected = {
+        i
+        for i in range(len(common))
+        if all(
+            ((p >= v.box[0]) & (p <= v.box[1])).all()
+            for p, v in ((from_patient(places[0][i][None], fixed)[0], fixed), (from_patient(places[1][i][None], moving)[0], moving))
+        )
+    }
+    shown = to_patient(at.fixed_index, fixed), to_patient(at.moving_index, moving)
+    nearest = [torch.cdist(s, p).min(1) for s, p in zip(shown, places, strict=True)]
     assert len(expected) > 20
-    assert all(i == j for i, j in found)
-    assert len(found) == len(expected)
-    assert {i for i, _ in found} == expected
-    few = corresponding_anchors((a, fixed), (b, moving), 5, seeded(0))
+    assert all(n.values.max() < 0.05 for n in nearest)
+    assert torch.equal(nearest[0].indices, nearest[1].indices)
+    assert sorted(nearest[0].indices.tolist()) == sorted(expected)
+    few = corresponding_common((a, fixed), (b, moving), common, 5, seeded(0))
     assert len(few) == 5
-    assert not torch.equal(few.fixed_index, corresponding_anchors((a, fixed), (b, moving), 5, seeded(1)).fixed_index), (
-        "not always the first"
-    )
+    assert not torch.equal(few.fixed_index, corresponding_common((a, fixed), (b, moving), common, 5, seeded(1)).fixed_index)
+
+
+def test_scattered_places_fill_a_ball_in_millimetres_of_the_patient() -> None:
+    view = draw_view(CENTRE, SHAPE, False, ROUGH, seeded(2))
+    index = torch.tensor([[10.0, 20.0, 30.0], [5.0, 5.0, 5.0]])
+    around = scattered(index, view, 4000, 10.0, seeded(3)).unflatten(0, (2, 4000))
+    offset = torch.stack([to_patient(a, view) for a in around]) - to_patient(index, view)[:, None]
+    distance = offset.norm(dim=2)
+    assert distance.max() <= 10.01
+    assert float((distance < 5).float().mean()) == pytest.approx(1 / 8, abs=0.02), "as many as the volume has"
+    assert offset.mean((0, 1)).abs().max() < 0.3
 
 
 # --- random cells ---------------------------------------------------------------------------------------------------------------------

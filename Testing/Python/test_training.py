@@ -6,7 +6,6 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,8 @@ from torch import Tensor
 from training import export
 from training.augment import Augmentation, to_patient
 from training.calibrate import Samples, cut, fit, logistic
-from training.data import PairDataModule, PairParameters, PairStream, with_anchors
+from training.common_points import both_ways
+from training.data import PairDataModule, PairParameters, PairStream
 from training.losses import ContrastOptions
 from training.modules import SelfSupervisedModule
 from training.scan import Scan, load_scan, read_index
@@ -118,25 +118,24 @@ def test_scans_with_more_body_are_seen_more_often() -> None:
 # --- two patients ---------------------------------------------------------------------------------------------------------------------
 
 
-def with_places(scan: Scan, count: int = 600, first_mm: float = 0.0) -> Scan:
-    """The scan with anchors spread over it; anchor k of every such scan is the same anatomy."""
+def common_of(a: Scan, b: Scan, count: int = 600) -> Tensor:
+    """Common points spread over two scans: the same share of the size of each."""
     share = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
-    index_xyz = share * torch.tensor(scan.image.shape[::-1])
-    places = torch.linalg.solve(scan.mm_to_index[:, :3], (index_xyz - scan.mm_to_index[:, 3]).T).T + first_mm
-    return replace(scan, anchors=places.contiguous(), tissue=torch.zeros(count, dtype=torch.uint8))
+    return torch.cat([share * torch.tensor(s.image.shape) for s in (a, b)], dim=1)
 
 
-def test_pairs_of_patients_are_drawn_around_one_anchor_where_both_have_enough() -> None:
-    a, b, plain = with_places(blank("a", "p")), with_places(blank("b", "q", (80, 70, 60))), blank("c", "r")
+def test_pairs_of_patients_are_drawn_around_one_common_point_where_there_are_some() -> None:
+    scans = [blank("a", "p"), blank("b", "q", (80, 70, 60)), blank("c", "r")]
+    common = both_ways({("a", "b"): common_of(*scans[:2])}, ["a", "b", "c"])
     still = Augmentation(jitter_mm=0, elastic_p=1)
-    examples = first_of(stream([a, b, plain], augmentation=still, max_view=(48, 48, 48), between_p=1.0), 30)
+    examples = first_of(stream(scans, augmentation=still, max_view=(48, 48, 48), common=common, between_p=1.0), 30)
     assert {(p.fixed_scan, p.moving_scan) for p in examples} == {(0, 1), (1, 0), (2, 2)}
     for p in (p for p in examples if p.fixed_scan != p.moving_scan):
-        assert p.fixed.displacement is None, "anchors are taken to both views in closed form"
+        assert p.fixed.displacement is None, "common points are taken to both views in closed form"
         assert p.moving.displacement is None
         assert p.fixed.shape_zyx == p.moving.shape_zyx
         share = []
-        for scan, view in (([a, b][p.fixed_scan], p.fixed), ([a, b][p.moving_scan], p.moving)):
+        for scan, view in ((scans[p.fixed_scan], p.fixed), (scans[p.moving_scan], p.moving)):
             middle = (torch.tensor(view.shape_zyx).float()[None] - 1) / 2
             index = (to_patient(middle, view) @ scan.mm_to_index[:, :3].T + scan.mm_to_index[:, 3])[0]
             half = torch.tensor(view.shape_zyx[::-1]) / 2
@@ -146,40 +145,43 @@ def test_pairs_of_patients_are_drawn_around_one_anchor_where_both_have_enough() 
         torch.testing.assert_close(share[0][1][free], share[1][1][free], atol=0.02, rtol=0)
 
 
-def test_no_pair_of_patients_without_probability_or_with_too_little_in_common() -> None:
-    a, b = with_places(blank("a", "p")), with_places(blank("b", "q"))
-    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream([a, b], between_p=0.0), 20))
-    few = replace(b, anchors=b.anchors.clone())
-    few.anchors[499:] = torch.nan
-    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream([a, few], between_p=1.0), 20))
-    mixed = {p.fixed_scan == p.moving_scan for p in first_of(stream([a, b], between_p=0.5), 30)}
-    assert mixed == {True, False}
+def test_pairs_of_patients_are_as_frequent_as_asked_for() -> None:
+    scans = [blank("a", "p"), blank("b", "q")]
+    common = both_ways({("a", "b"): common_of(*scans)}, ["a", "b"])
+    assert all(p.fixed_scan == p.moving_scan for p in first_of(stream(scans, common=common, between_p=0.0), 20))
+    mixed = [p.fixed_scan == p.moving_scan for p in first_of(stream(scans, common=common, between_p=0.5), 60)]
+    assert 15 <= sum(mixed) <= 45
 
 
-def test_anchors_come_to_the_scans_by_name(tmp_path: Path) -> None:
-    positions = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
-    np.savez(tmp_path / "atlas.npz", names=["b", "a"], positions=positions, tissue=np.array([[1, 2], [3, 4]], dtype=np.uint8))
-    a, b, c = with_anchors([blank("a", "p"), blank("b", "q"), blank("c", "r")], tmp_path / "atlas.npz")
-    np.testing.assert_array_equal(a.anchors, positions[1])
-    np.testing.assert_array_equal(b.anchors, positions[0])
-    assert a.tissue.tolist() == [3, 4]
-    assert c.anchors.shape == (0, 3)
-
-
-def test_a_pair_of_patients_is_described_at_its_anchors_with_slack(folder: Path) -> None:
+def test_a_pair_of_patients_is_described_at_its_common_points_with_slack(folder: Path) -> None:
     rows = read_index(folder / "index.csv")
-    scans = [with_places(load_scan(r["path"], r["modality"], name, catalogue.Intensity())) for name, r in zip("pq", rows, strict=True)]
-    example = next(p for p in first_of(stream(scans, max_view=(48, 48, 48), between_p=1.0), 9) if p.fixed_scan != p.moving_scan)
+    scans = [load_scan(r["path"], r["modality"], name, catalogue.Intensity()) for name, r in zip("pq", rows, strict=True)]
+    common = {(0, 1): common_of(*scans)}
+    common[1, 0] = common[0, 1].roll(3, 1)
+    examples = first_of(stream(scans, max_view=(48, 48, 48), common=common, between_p=1.0), 9)
+    example = next(p for p in examples if p.fixed_scan != p.moving_scan)
+    fixed, moving = scans[example.fixed_scan], scans[example.moving_scan]
+    own = common[example.fixed_scan, example.moving_scan]
     with torch.no_grad():
-        d = module(slack_mm=9.0).describe(example, scans[example.fixed_scan], scans[example.moving_scan])
+        d = module(slack_mm=9.0, around=7).describe(example, fixed, moving, own)
     assert d.slack_mm == 9.0
     assert d.matched == 48
-    for side, scan in enumerate((scans[example.fixed_scan], scans[example.moving_scan])):
-        distance = (d.patient_mm[side, : d.matched, None] - scan.anchors).norm(dim=2)
-        assert distance.min(1).values.max() < 0.01
-        if side == 0:
-            nearest = distance.argmin(1)
-    assert torch.equal(nearest, distance.argmin(1)), "the same anchor on both sides"
+    assert d.around.shape == (2, 48, 7, 8)
+    torch.testing.assert_close(d.around.norm(dim=3), torch.ones(2, 48, 7), atol=1e-4, rtol=0)
+    nearest = [
+        torch.cdist(d.patient_mm[side, : d.matched], place).min(1)
+        for side, place in enumerate((fixed.place(own[:, :3]), moving.place(own[:, 3:])))
+    ]
+    assert all(n.values.max() < 0.01 for n in nearest)
+    assert torch.equal(nearest[0].indices, nearest[1].indices), "the same point on both sides"
+
+
+def test_within_one_patient_a_partner_is_at_one_place(folder: Path) -> None:
+    rows = read_index(folder / "index.csv")
+    scan = load_scan(rows[0]["path"], rows[0]["modality"], "p", catalogue.Intensity())
+    example = stream([scan], max_view=(48, 48, 48)).draw(0)
+    with torch.no_grad():
+        assert module().describe(example, scan, scan).around.numel() == 0
 
 
 # --- scans on disk --------------------------------------------------------------------------------------------------------------------

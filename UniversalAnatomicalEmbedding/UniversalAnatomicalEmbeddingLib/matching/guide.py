@@ -15,14 +15,15 @@ from scipy.spatial import cKDTree
 
 from ..geometry import FloatArray
 from .fixed_point import local_map
-from .nearest import refine
+from .nearest import find_near, refine
 from .similarity import Query, Searchable, widen
 
-LATTICE_STEP_MM = 16.0
-MOST_ANCHORS = 800
-RETURN_MM = 12.0
+LATTICE_STEP_MM, DENSE_STEP_MM = 16.0, 12.0
+MOST_ANCHORS, MOST_DENSE_ANCHORS = 800, 3000
+RETURN_MM, DENSE_RETURN_MM = 12.0, 8.0
+STRAY_MM, DENSE_STRAY_MM = 20.0, 12.0
 NEIGHBOURS = 12
-STRAY_MM = 20.0
+DENSE_SEARCH_MM = 20.0
 SUPPORT = 16
 REACH_MM = 90.0
 FALLOFF_MM = 40.0
@@ -82,11 +83,28 @@ def expect(exemplars: Sequence[tuple[Searchable, FloatArray]], target: Searchabl
 
 
 def build_guide(template: Searchable, target: Searchable) -> Guide:
-    """Match a lattice of body points forth and back, keep what returns and moves with its neighbours."""
-    source = _spread_points(template)
+    """Match a lattice of body points forth and back, keep what returns and moves with its neighbours; then a denser one, each near where the first
+    puts it."""
+    source = _spread_points(template, LATTICE_STEP_MM, MOST_ANCHORS)
     destination = coarse_match(template.query(source), target)
     back = coarse_match(target.query(destination), template)
-    kept = np.linalg.norm(back - source, axis=1) <= RETURN_MM
+    first = _agreeing(source, destination, back, RETURN_MM, STRAY_MM)
+    source = _spread_points(template, DENSE_STEP_MM, MOST_DENSE_ANCHORS)
+    expected, spread = first.predict(source)
+    near = np.isfinite(spread) & target.embedding.contains(expected)
+    if not near.any():
+        return first
+    source, expected = source[near], expected[near]
+    destination = find_near(template.query(source), target, expected, DENSE_SEARCH_MM)
+    shown = np.isfinite(destination).all(1)
+    source, destination = source[shown], destination[shown]
+    back = find_near(target.query(destination), template, source, DENSE_SEARCH_MM)
+    return _agreeing(source, destination, back, DENSE_RETURN_MM, DENSE_STRAY_MM)
+
+
+def _agreeing(source: FloatArray, destination: FloatArray, back: FloatArray, return_mm: float, stray_mm: float) -> Guide:
+    """The anchors that come back to within ``return_mm`` and move like their neighbours to within ``stray_mm``."""
+    kept = np.linalg.norm(back - source, axis=1) <= return_mm
     source, destination = source[kept], destination[kept]
     for _ in range(2):
         if len(source) <= NEIGHBOURS:
@@ -94,7 +112,7 @@ def build_guide(template: Searchable, target: Searchable) -> Guide:
         _, near = cKDTree(source).query(source, k=NEIGHBOURS + 1)
         shift = destination - source
         stray = np.linalg.norm(shift - np.median(shift[near[:, 1:]], axis=1), axis=1)
-        source, destination = source[stray <= STRAY_MM], destination[stray <= STRAY_MM]
+        source, destination = source[stray <= stray_mm], destination[stray <= stray_mm]
     return Guide(source, destination)
 
 
@@ -118,10 +136,10 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
     return target.embedding.fine_grid.index_to_world(index)
 
 
-def _spread_points(scan: Searchable) -> FloatArray:
-    """Body points (N, 3) LPS mm on a regular lattice, at most 800."""
-    step = max(1, round(LATTICE_STEP_MM / float(scan.embedding.fine_grid.spacing_xyz[0])))
+def _spread_points(scan: Searchable, step_mm: float, most: int) -> FloatArray:
+    """Body points (N, 3) LPS mm on a regular lattice, at most ``most``."""
+    step = max(1, round(step_mm / float(scan.embedding.fine_grid.spacing_xyz[0])))
     cells = scan.lattice(step).cpu().numpy()
-    if len(cells) > MOST_ANCHORS:
-        cells = cells[np.random.default_rng(0).permutation(len(cells))[:MOST_ANCHORS]]
+    if len(cells) > most:
+        cells = cells[np.random.default_rng(0).permutation(len(cells))[:most]]
     return scan.embedding.fine_grid.index_to_world(cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ SECOND_MODE_MM = 24.0
 CANDIDATE_SHARE = 0.06
 CANDIDATE_BLOCKS = 160
 QUERIES_AT_ONCE = 16
+NEAR_AT_ONCE = 128
+STRAY_COST_PER_MM2 = 5e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +38,58 @@ def find_peaks(query: Query, target: Searchable, exhaustive: bool = False, near:
     """The most similar body cell of ``target`` for each query, with its sub-cell position.
 
     ``exhaustive`` scores every cell; otherwise only the fine cells under the most promising coarse cells. ``near``: expected positions (Q, 3)
-    LPS mm and radii (Q,) within which the answer must lie; an infinite radius leaves the query free.
+    LPS mm and radii (Q,) within which the answer must lie, the less far from the middle the better; an infinite radius leaves the query free.
     """
+    region = None if near is None else _Region.around(*near, target, STRAY_COST_PER_MM2)
     parts = []
     for start in range(0, len(query), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
-        parts.append(_search(query[rows], target, exhaustive, None if near is None else (near[0][rows], near[1][rows])))
+        parts.append(_search(query[rows], target, exhaustive, region and region[rows]))
     cell, offset, similarity, coarse, margin = (torch.cat(p).double().cpu().numpy() for p in zip(*parts, strict=True))
     return Peaks(cell.astype(np.int64), target.embedding.fine_grid.index_to_world(cell + offset), similarity, coarse, margin)
 
 
-def _search(
-    query: Query, target: Searchable, exhaustive: bool, near: tuple[FloatArray, FloatArray] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def find_near(query: Query, target: Searchable, centre_lps: FloatArray, radius_mm: float) -> FloatArray:
+    """The most similar positions (Q, 3) LPS mm within ``radius_mm`` of some (Q, 3); not a number where no body is there."""
+    region = _Region.around(centre_lps, np.full(len(query), radius_mm), target, 0.0)
+    found = []
+    for start in range(0, len(query), NEAR_AT_ONCE):
+        part, own = query[start : start + NEAR_AT_ONCE], region[start : start + NEAR_AT_ONCE]
+        coarse = target.coarse_scores(part)
+        best, similarity = _best_within(part, target, coarse, own)
+        found.append(torch.where((similarity > -1.0)[:, None], refine(part, target, coarse, best), torch.nan))
+    return target.embedding.fine_grid.index_to_world(torch.cat([*found, torch.empty(0, 3)]).double().cpu().numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """Where Q queries are expected: ``centre`` (Q, 3) continuous cells (z, y, x), ``radius`` (Q,) mm, infinite for a free one, ``cell_mm`` (3,), and
+    what similarity a place loses for each square millimetre it lies away from the centre."""
+
+    centre: Tensor
+    radius: Tensor
+    cell_mm: Tensor
+    cost_per_mm2: float
+
+    @staticmethod
+    def around(centre_lps: FloatArray, radius_mm: FloatArray, target: Searchable, cost_per_mm2: float) -> _Region:
+        centre = torch.from_numpy(target.embedding.fine_grid.world_to_index(centre_lps).copy()).to(target.device)
+        radius = torch.from_numpy(np.asarray(radius_mm, dtype=np.float64)).to(target.device)
+        return _Region(centre, radius, _cell_mm(target), cost_per_mm2)
+
+    def __getitem__(self, rows: slice) -> _Region:
+        return replace(self, centre=self.centre[rows], radius=self.radius[rows])
+
+    def squared_mm(self, cells: Tensor) -> Tensor:
+        """Squared distance (Q, K) of cells (Q, K, 3) from the centres."""
+        return ((cells - self.centre[:, None]) * self.cell_mm).square().sum(-1)
+
+    def cost(self, cells: Tensor) -> Tensor:
+        """What the similarity at cells (Q, K, 3) loses for lying away from where the query is expected, (Q, K) float32."""
+        return torch.where(torch.isfinite(self.radius)[:, None], self.cost_per_mm2 * self.squared_mm(cells), 0.0).float()
+
+
+def _search(query: Query, target: Searchable, exhaustive: bool, region: _Region | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Best cell (Q, 3), sub-cell offset (Q, 3), and at that cell: similarity, coarse similarity, margin to the second mode (Q,)."""
     coarse = target.coarse_scores(query)
     if exhaustive:
@@ -61,11 +102,14 @@ def _search(
     similarity, at = scores.flatten(1).max(dim=1)
     block, inner = at // scores.shape[2], at % scores.shape[2]
     best = target.cells(target.block_rows[blocks.gather(1, block[:, None])[:, 0], inner])
-    if near is not None:
-        best, similarity = _best_within(query, target, coarse, near, best, similarity)
+    if region is not None and torch.isfinite(region.radius).any():
+        local, local_similarity = _best_within(query, target, coarse, region)
+        use = torch.isfinite(region.radius) & (local_similarity > -1.0)
+        best, similarity = torch.where(use[:, None], local, best), torch.where(use, local_similarity, similarity)
+        region = replace(region, radius=torch.where(use, region.radius, torch.inf))
     second = scores.masked_fill_(~_beyond(best, blocks, target), -1.0).flatten(1).max(dim=1).values
     at_peak = target.interpolate_coarse(coarse, best[:, None])[:, 0]
-    return best, refine(query, target, coarse, best) - best, similarity, at_peak, similarity - second
+    return best, refine(query, target, coarse, best, region) - best, similarity, at_peak, similarity - second
 
 
 def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
@@ -77,24 +121,17 @@ def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
     return (z[..., :, None, None] + y[..., None, :, None] + x[..., None, None, :]).flatten(2) > SECOND_MODE_MM**2
 
 
-def _best_within(
-    query: Query, target: Searchable, coarse: Tensor, near: tuple[FloatArray, FloatArray], best: Tensor, similarity: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Best body cell and its similarity within each query's radius of its expected position; the given ones where the radius is infinite
-    or holds no body cell."""
-    centre = torch.from_numpy(target.embedding.fine_grid.world_to_index(near[0]).copy()).to(target.device)
-    radius = torch.from_numpy(np.asarray(near[1], dtype=np.float64)).to(target.device)
-    bounded = torch.isfinite(radius)
-    if not bounded.any():
-        return best, similarity
-    cells = centre.round().long()[:, None] + _ball(float(radius[bounded].max()), target)
-    inside = ((cells >= 0) & (cells < torch.tensor(target.shape, device=target.device))).all(-1)
-    cells = torch.minimum(cells.clamp(min=0), torch.tensor(target.shape, device=target.device) - 1)
-    inside &= ((cells - centre[:, None]) * _cell_mm(target)).square().sum(-1) <= radius[:, None] ** 2
-    scores = target.scores_at(query, coarse, cells).masked_fill(~(inside & target.body[target.flat(cells)]), -1.0)
-    local, at = scores.max(dim=1)
-    use = bounded & (local > -1.0)
-    return torch.where(use[:, None], cells[torch.arange(len(query)), at], best), torch.where(use, local, similarity)
+def _best_within(query: Query, target: Searchable, coarse: Tensor, region: _Region) -> tuple[Tensor, Tensor]:
+    """Best body cell (Q, 3) within each query's finite radius, and its similarity (Q,); -1 where no body is there."""
+    bounded = torch.isfinite(region.radius)
+    cells = region.centre.round().long()[:, None] + _ball(float(region.radius[bounded].max()), target)
+    size = torch.tensor(target.shape, device=target.device)
+    inside = ((cells >= 0) & (cells < size)).all(-1)
+    cells = torch.minimum(cells.clamp(min=0), size - 1)
+    inside &= (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.body[target.flat(cells)]
+    scores = target.scores_at(query, coarse, cells).masked_fill(~inside, -1.0)
+    at = torch.where(inside, scores - region.cost(cells), -torch.inf).argmax(1, keepdim=True)
+    return cells.gather(1, at[..., None].expand(-1, 1, 3))[:, 0], scores.gather(1, at)[:, 0]
 
 
 def _ball(radius_mm: float, target: Searchable) -> Tensor:
@@ -104,16 +141,20 @@ def _ball(radius_mm: float, target: Searchable) -> Tensor:
     return cube[((cube.abs() - 0.5).clamp(min=0) * mm).square().sum(-1) <= radius_mm**2]
 
 
-def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor) -> Tensor:
+def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, region: _Region | None = None) -> Tensor:
     """Continuous cell index (Q, 3) of the similarity peak at or beside integer ``cells`` (Q, 3): one step uphill, then between cells."""
     size = torch.tensor(target.shape, device=target.device)
     offsets = neighbourhood().to(target.device)
-    for _ in range(2):
+
+    def around(cells: Tensor) -> tuple[Tensor, Tensor]:
         near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
-        around = target.scores_at(query, coarse, near)
-        cells = near[torch.arange(len(query)), around.masked_fill(~target.body[target.flat(near)], -1.0).argmax(1)]
-    near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
-    return cells + peak_offset(target.scores_at(query, coarse, near))
+        scores = target.scores_at(query, coarse, near)
+        return near, scores if region is None else scores - region.cost(near)
+
+    for _ in range(2):
+        near, scores = around(cells)
+        cells = near[torch.arange(len(query)), scores.masked_fill(~target.body[target.flat(near)], -torch.inf).argmax(1)]
+    return cells + peak_offset(around(cells)[1])
 
 
 def _cell_mm(target: Searchable) -> Tensor:

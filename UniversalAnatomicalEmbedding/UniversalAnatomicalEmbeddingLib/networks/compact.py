@@ -51,9 +51,9 @@ class Head(nn.Module):
 class Compact(Embedder):
     """Levels at 4, 8, 16 and 32 mm for 2 mm voxels; fine map at 4 mm, coarse map at 16 mm.
 
-    ``widths`` are the channels of the four levels, ``blocks`` the residual blocks of the lower three, ``fine_channels`` and
-    ``coarse_channels`` the lengths of the two descriptors. ``semantic_channels``: 0, or ``fine_channels`` for a third map, "semantic", beside the
-    fine one. ValueError for any other length: the two are searched side by side.
+    ``widths`` are the channels of the four levels, ``blocks`` the residual blocks of the lower three, ``fine_blocks`` those of the finest level where
+    it meets what comes from below, ``fine_channels`` and ``coarse_channels`` the lengths of the two descriptors. ``semantic_channels``: 0, or
+    ``fine_channels`` for a third map, "semantic", beside the fine one. ValueError for any other length: the two are searched side by side.
     """
 
     fine_stride = (2, 2, 2)
@@ -71,12 +71,13 @@ class Compact(Embedder):
         fine_channels: int = 64,
         coarse_channels: int = 128,
         semantic_channels: int = 0,
+        fine_blocks: int = 0,
     ) -> None:
         super().__init__()
         if semantic_channels not in (0, fine_channels):
             raise ValueError(f"semantic_channels is {semantic_channels}; it must be 0 or equal to fine_channels ({fine_channels}).")
         w0, w1, w2, w3 = widths
-        reach = 14 + 8 * blocks[0]
+        reach = 14 + 8 * blocks[0] + 4 * fine_blocks
         self.halo = (16 * -(-reach // 16),) * 3
         self.stem = nn.Sequential(nn.Conv3d(8, w0, 3, padding=1, bias=False), nn.BatchNorm3d(w0), nn.ReLU())
         self.level1 = nn.Sequential(Down(w0, w1), *(ResidualBlock(w1) for _ in range(blocks[0])))
@@ -88,6 +89,7 @@ class Compact(Embedder):
         self.lateral2 = nn.Conv3d(w2, w1, 1)
         self.merge1 = ResidualBlock(w1)
         self.lateral1 = nn.Conv3d(w1, w0, 1)
+        self.merge0 = nn.Sequential(*(ResidualBlock(w0) for _ in range(fine_blocks)))
         self.coarse_head = Head(w2, coarse_channels)
         self.fine_head = Head(w0, fine_channels)
         self.heads = 3 if semantic_channels else 2
@@ -106,7 +108,7 @@ class Compact(Embedder):
 
     def decode(self, local: dict[str, Tensor], top: Tensor) -> dict[str, Tensor]:
         level1 = self.merge1(local["level1"] + _double(top))
-        level0 = local["level0"] + _double(self.lateral1(level1))
+        level0 = self.merge0(local["level0"] + _double(self.lateral1(level1)))
         maps = {"fine": self.fine_head(level0)}
         if hasattr(self, "semantic_head"):
             maps["semantic"] = self.semantic_head(level0)
