@@ -42,8 +42,9 @@ class SelfSupervisedModule(L.LightningModule):
     """Coarse and fine InfoNCE between corresponding points of two views; with a semantic head, a prototypical loss of labelled points too.
 
     ``points`` correspondences, ``cells`` random negatives (None: every cell) and ``near`` ones within some ``near_reach`` voxels of the points are
-    compared per view. Common points of two patients may be wrong by ``slack_mm``: the partner is sought at ``around`` places within it. Training starts
-    from random weights, or from the model ``initial`` (catalogue id, weights file or checkpoint). The learning rate warms up over ``warmup`` steps,
+    compared per view. Common points of two patients may be wrong by ``slack_mm``, and two scans of one frame may be ``frame_slack_mm`` apart (patients
+    move): the partner is sought at ``around`` places within that. Training starts from random weights, or from the model ``initial`` (catalogue id,
+    weights file or checkpoint). The learning rate warms up over ``warmup`` steps,
     stays, and falls linearly to zero over the last ``decay`` steps of ``trainer.max_steps``: a run is prolonged by resuming it with more steps. From
     step ``freeze_norm`` on, batch norm uses its frozen statistics, as it does for inference. Images, -1 to 1, reach the network scaled to
     ``input_range``.
@@ -60,6 +61,7 @@ class SelfSupervisedModule(L.LightningModule):
         near: int = 3000,
         near_reach: float = 4.0,
         slack_mm: float = 10.0,
+        frame_slack_mm: float = 4.0,
         around: int = 24,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 2e-3,
@@ -158,10 +160,10 @@ class SelfSupervisedModule(L.LightningModule):
             for head, size in (("fine", stride), ("coarse", self.network.coarse_stride))
         }
         patient = torch.stack([to_patient(index[s][:rows], sides[s][1]) for s in (0, 1)])
-        registered = fixed.slack_mm + moving.slack_mm if pair.fixed_scan != pair.moving_scan else 0.0
+        registered = h.frame_slack_mm + fixed.slack_mm + moving.slack_mm if pair.fixed_scan != pair.moving_scan else 0.0
         slack = h.slack_mm if between else registered
         around = torch.empty(2, len(shown), 0, 0, device=self.device)
-        if between:
+        if slack:
             near = [scattered(own, sides[s][1], h.around, slack, g) for s, own in enumerate((shown.fixed_index, shown.moving_index))]
             near = [sample_descriptors(maps["fine"][s : s + 1], stride, near[s]) for s in (0, 1)]
             around = torch.stack(near).unflatten(1, (len(shown), h.around))

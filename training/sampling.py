@@ -53,11 +53,11 @@ def corresponding_common(
 
 
 def scattered(index_zyx: Tensor, view: ViewParameters, n: int, radius_mm: float, g: Generator) -> Tensor:
-    """``n`` places (N * n, 3) evenly spread in a ball around each of the indices (N, 3) of a view (without deformation), point by point."""
+    """``n`` places (N * n, 3) evenly spread in a ball around each of the indices (N, 3) of a view, point by point."""
     direction = F.normalize(torch.randn(len(index_zyx), n, 3, generator=g), dim=2)
     offset = radius_mm * torch.rand(len(index_zyx), n, 1, generator=g) ** (1 / 3) * direction
-    around = to_patient(index_zyx, view)[:, None] + offset.to(index_zyx.device)
-    return from_patient(around.flatten(0, 1), view)
+    voxel_mm = torch.linalg.det(view.affine[:, :3]).abs() ** (1 / 3)
+    return (index_zyx[:, None] + offset.to(index_zyx.device) / voxel_mm).flatten(0, 1)
 
 
 def in_box(index_zyx: Tensor, view: ViewParameters) -> Tensor:
