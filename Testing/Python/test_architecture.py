@@ -25,6 +25,7 @@ LAYERS = (
     {"", "errors", "progress", "geometry", "tiling", "phantom_shapes"},
     {
         "download",
+        "folders",
         "options",
         "nifti_header",
         "dicom_series",

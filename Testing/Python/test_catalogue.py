@@ -18,7 +18,7 @@ from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_ne
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
-from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
+from UniversalAnatomicalEmbeddingLib.preprocess import INPUT_VERSION, PREPROCESS_VERSION, Intensity
 
 BUNDLED = module.PRETRAINED / "catalogue.json"
 CARD = replace(
@@ -194,6 +194,19 @@ def test_weights_with_an_unusable_card_are_refused(pretrained: Path, tmp_path: P
 
 def test_unknown_family_is_refused(pretrained: Path, tmp_path: Path) -> None:
     refused(write(tmp_path / "a.safetensors", card=replace(CARD, family="vit").to_json()), "'vit'", "compact, resnet3d18-fpn", "Update")
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(INPUT_VERSION - 1, "train it again"), (PREPROCESS_VERSION + 1, "Update the package")], ids=["old", "newer"]
+)
+def test_model_that_was_trained_on_another_input_is_refused(pretrained: Path, tmp_path: Path, version: int, remedy: str) -> None:
+    card = replace(CARD, preprocess_version=version).to_json()
+    refused(write(tmp_path / "a.safetensors", card=card), f"version {version};", f"{INPUT_VERSION} to {PREPROCESS_VERSION}", remedy)
+
+
+def test_model_from_before_a_change_that_no_network_sees_is_used(tmp_path: Path) -> None:
+    card = replace(CARD, preprocess_version=INPUT_VERSION)
+    assert load_model(write(tmp_path / "a.safetensors", card=card.to_json())).card.preprocess_version == INPUT_VERSION
 
 
 def test_weights_of_wrong_shapes_are_listed(pretrained: Path, tmp_path: Path) -> None:

@@ -240,9 +240,9 @@ def test_without_landmarks_the_options_to_give_them_are_named(folder: Path, tmp_
     assert "No landmark with a position" in says(capsys)
 
 
-def test_a_landmark_outside_the_template_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert match(folder, tmp_path, "b.nii.gz", landmarks=False, options=("--landmark", "far=900,0,0")) == 2
-    assert "LPS (900.0, 0.0, 0.0) mm lies outside the patient in a" in says(capsys)
+def test_a_landmark_outside_the_template_is_named_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert match(folder, tmp_path, "b.nii.gz", "c.mha", options=("--landmark", "far=900,0,0")) == 2
+    assert "Landmark 'far' at LPS (900.0, 0.0, 0.0) mm lies outside the patient in a; place it inside" in says(capsys)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,28 @@ def test_too_little_memory_is_one_sentence_and_a_defect_is_not_hidden(
 def test_a_file_where_the_results_should_go_is_one_sentence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("in the way")
     assert match(folder, tmp_path / "out", "b.nii.gz") == 2
-    assert str(tmp_path / "out") in says(capsys)
+    assert f"{tmp_path / 'out'} (File exists). Give another one with --out" in says(capsys)
+
+
+def test_results_that_cannot_be_written_are_noticed_before_the_work(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every command that works for long."""
+    monkeypatch.setattr("UniversalAnatomicalEmbeddingLib.session.embed_volume", lambda *_: pytest.fail("was embedded"))
+    (tmp_path / "out").write_text("in the way")
+    (tmp_path / "pairs.json").write_text(
+        json.dumps([{"fixed": str(folder / "a.nrrd"), "moving": str(folder / "b.nii.gz"), "truth": "identity"}])
+    )
+    scans = ["--fixed", str(folder / "a.nrrd"), "--moving", str(folder / "b.nii.gz")]
+    for command in (["demo"], ["evaluate", str(tmp_path / "pairs.json")], ["register", *scans]):
+        assert main([*command, "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
+        assert "another one with --out" in says(capsys)
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cache").write_text("in the way")
+    assert match(folder, tmp_path / "out", "b.nii.gz", options=("--cache", str(tmp_path / "cache"))) == 2
+    assert f"{tmp_path / 'cache'} cannot be used (File exists). Check its path" in says(capsys)
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["match"], ["match", "--method", "magic"]])

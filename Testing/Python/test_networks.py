@@ -14,6 +14,7 @@ from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder, unit_length
 from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm
 from UniversalAnatomicalEmbeddingLib.networks.fpn3d import FPN3D
+from UniversalAnatomicalEmbeddingLib.networks.resnet3d import STEM_SLICES
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
 
 DATA = Path(__file__).parent / "data"
@@ -131,6 +132,16 @@ def test_resnet_computes_the_published_function(networks: dict[str, Embedder]) -
     for name, value in expected.items():
         assert value.std() > 0.1
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_full_resolution_is_worked_through_a_few_slices_at_a_time_and_each_once(networks: dict[str, Embedder]) -> None:
+    seen: list[int] = []
+    backbone = networks["resnet"].backbone
+    hook = backbone.layer1.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2]))
+    with torch.inference_mode():
+        c1, _ = backbone.shallow(noise(2 * STEM_SLICES + 5, 16, 16))
+    hook.remove()
+    assert seen == [STEM_SLICES, STEM_SLICES, 4] and c1.shape[2] == STEM_SLICES + 2
 
 
 def published_maps(state: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:

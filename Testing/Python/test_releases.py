@@ -236,7 +236,8 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     for arguments, word in (
         (["import", str(tmp_path / "a.pth")], "neither a PyTorch"),
         (["import"], "Which file?"),
-        (["fetch", "none"], "there are sam, uae-s, uae-m"),
+        (["fetch"], "Which model? Write: uae models fetch ID, with one of sam, uae-s, uae-m"),
+        (["fetch", "none"], "'none'; there are sam, uae-s, uae-m"),
         (["fetch", "uae-m"], "modelscope"),
     ):
         assert main(["models", *arguments]) == 2

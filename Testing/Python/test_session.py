@@ -19,6 +19,7 @@ from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
+from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION
 from UniversalAnatomicalEmbeddingLib.progress import Cancelled
 from UniversalAnatomicalEmbeddingLib.session import Session, choose_device
 from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
@@ -99,6 +100,7 @@ def test_model_that_was_handed_in_stays_as_it_is() -> None:
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
     session = Session(model, "cpu")
     session.embed(tissue_volume((16, 16, 16)))
+    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in session.model.network.modules()), "folded where it is used"
     assert model.network.state_dict().keys() == before.keys() and session.model.card is model.card
     for key, value in model.network.state_dict().items():
         torch.testing.assert_close(value, before[key], rtol=0, atol=0)
@@ -136,6 +138,17 @@ def test_other_weights_under_the_same_card_are_not_taken_from_the_cache(tmp_path
     volume = tissue_volume((16, 16, 16))
     first, second = (Session(tiny_model(seed=s), "cpu", Cache(tmp_path)).embed(volume).embedding for s in (0, 1))
     assert len(embedded) == 2 and not np.array_equal(first.fine, second.fine)
+
+
+def test_entry_of_an_older_preprocessing_is_made_anew(tmp_path: Path, embedded: list[Volume], monkeypatch: pytest.MonkeyPatch) -> None:
+    session, volume = Session(tiny_model(), "cpu", Cache(tmp_path)), tissue_volume((16, 16, 16))
+    with monkeypatch.context() as patch:
+        patch.setattr("UniversalAnatomicalEmbeddingLib.cache.PREPROCESS_VERSION", PREPROCESS_VERSION - 1)
+        session.embed(volume)
+    session.embed(volume)
+    assert len(embedded) == 2
+    session.embed(volume)
+    assert len(embedded) == 2
 
 
 def test_damaged_entry_is_made_anew(tmp_path: Path, embedded: list[Volume]) -> None:

@@ -17,7 +17,7 @@ from .errors import InputError
 from .networks.compact import Compact
 from .networks.embedder import Embedder
 from .networks.resnet_embedder import ResNetEmbedder
-from .preprocess import PREPROCESS_VERSION, Intensity, Pipeline
+from .preprocess import INPUT_VERSION, PREPROCESS_VERSION, Intensity, Pipeline
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": ResNetEmbedder}
@@ -153,10 +153,13 @@ def load_model(id_or_path: str | Path | None = None) -> Model:
             network = build_network(card)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"The model card in {path} cannot be used ({error}). Export the model again with this version.") from error
-    if card.preprocess_version != PREPROCESS_VERSION:
+    if not INPUT_VERSION <= card.preprocess_version <= PREPROCESS_VERSION:
+        remedy = (
+            "Update the package" if card.preprocess_version > PREPROCESS_VERSION else "Use the package it was made with, or train it again"
+        )
         raise InputError(
-            f"{path} was trained for preprocessing version {card.preprocess_version}; this package does version {PREPROCESS_VERSION}. "
-            "Use the package version it was made with, or train it again."
+            f"{path} was trained for preprocessing version {card.preprocess_version}; this package knows {INPUT_VERSION} to "
+            f"{PREPROCESS_VERSION}. {remedy}."
         )
     _check_shapes(path, network, weights)
     expected = network.state_dict()

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from . import cli_models, cli_register, cli_serve
 from .errors import InputError
+from .folders import writable_folder
 from .options import MatchOptions, Method
 from .points import Point, PointList, read_points, write_points
 from .progress import Cancelled, Progress
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Cancelled):
         print("uae: stopped.", file=sys.stderr)
     except OSError as error:
-        print(f"uae: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        what = f"{error.filename or 'A file'} cannot be used ({error.strerror or error})"
+        print(f"uae: {what}. Check its path, its permissions and the free space.", file=sys.stderr)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("memory|alloc", str(error)):
             raise
@@ -113,11 +115,15 @@ def _match(args: argparse.Namespace) -> int:
     points = _landmarks(args)
     names = _result_names([args.template, *args.target])
     session = _session(args, use_cache=True)
-    args.out.mkdir(parents=True, exist_ok=True)
+    writable_folder(args.out, "--out")
     template = replace(_read(args.template, args), name=names[0])
     with _bar("template") as progress:
         prepared = session.embed(template, progress)
     wanted = np.array([p.position_lps for p in points])
+    if not (inside := prepared.embedding.contains(wanted)).all():
+        first = int(inside.argmin())
+        where = f"'{[*points][first].label}' at LPS ({_vector(wanted[first])}) mm"
+        raise InputError(f"Landmark {where} lies outside the patient in {template.name}; place it inside the scan, or leave it out.")
     targets, matches, failures = [], [], 0
     for path, name in zip(args.target, names[1:], strict=True):
         try:
@@ -168,6 +174,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     pairs = read_pairs(args.pairs)
     session = _session(args, use_cache=False)
+    writable_folder(args.out, "--out")
     volumes: dict[str, Any] = {}
     with _bar("evaluate") as progress:
         result = evaluate(pairs, session, _options(args), _modality(args), progress, volumes.__setitem__)
@@ -180,6 +187,7 @@ def _demo(args: argparse.Namespace) -> int:
     from .phantom import demo_pair
 
     session = _session(args, use_cache=False)
+    writable_folder(args.out, "--out")
     pair = demo_pair()
     start = perf_counter()
     with _bar("template") as progress:
@@ -194,7 +202,6 @@ def _demo(args: argparse.Namespace) -> int:
     names = (pair.template.name, pair.target.name)
     outcomes = tuple(Outcome(*names, k, p, m, t) for k, p, m, t in zip(labels, wanted, found, truth, strict=True))
     result = Evaluation(outcomes, embedded - start, perf_counter() - embedded, 2)
-    args.out.mkdir(parents=True, exist_ok=True)
     points = PointList(tuple(Point(k, tuple(p)) for k, p in zip(labels, wanted, strict=True)))
     _write_report(pair.template, points, [pair.target], [found], args.out / "report.png")
     for o in outcomes:
@@ -347,7 +354,6 @@ def _write_evaluation(result: Any, volumes: dict[str, Any], out: Path) -> None:
     from .evaluation import summarise
     from .viz import error_report
 
-    out.mkdir(parents=True, exist_ok=True)
     summary = summarise(result)
     partial = out / ".evaluation.json"
     partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -67,8 +67,10 @@ def _fetch(args: argparse.Namespace, bar: Bar) -> None:
     from .releases import fetch, releases
 
     known = releases()
+    if args.id is None:
+        raise InputError(f"Which model? Write: uae models fetch ID, with one of {', '.join(known)}.")
     if args.id not in known:
-        raise InputError(f"No published model '{args.id or ''}'; there are {', '.join(known)}.")
+        raise InputError(f"No published model '{args.id}'; there are {', '.join(known)}.")
     release = known[args.id]
     print(f"{release.title}\nFrom: {release.url or release.page}\nLicence: {release.licence}")
     if release.url and not args.accept_licence:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from .errors import InputError
+from .folders import writable_folder
 from .options import RegisterOptions, Stage
 from .points import read_points
 from .progress import Progress
@@ -47,8 +48,8 @@ def run(args: argparse.Namespace, session: Callable[[], Session], read: Callable
     if args.landmarks_fixed:
         labels, landmarks = pair_landmarks(read_points(args.landmarks_fixed), read_points(args.landmarks_moving))
     fixed, moving = read(args.fixed), read(args.moving)
+    writable_folder(args.out, "--out")
     result = session().register(fixed, moving, options, progress, landmarks=landmarks)
-    args.out.mkdir(parents=True, exist_ok=True)
     write_transform(result.transform, args.out / "transform.h5")
     write_transform(result.transform, args.out / "transform.tfm")
     registered = result.transform.resample(moving, fixed.grid)

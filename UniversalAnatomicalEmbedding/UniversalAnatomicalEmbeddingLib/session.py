@@ -126,7 +126,8 @@ def published(card: ModelCard) -> ModelCard:
     """The card of a released SAM or UAE model with its input made to the letter of the published code."""
     if card.pipeline == "standard":
         raise InputError(
-            f"Model {card.id} is not one of the released SAM and UAE models, so there is no published way to be compatible with."
+            f"Model {card.id} is not one of the released SAM and UAE models, so there is no published way to be compatible with. "
+            "Leave out --compat (compat=True), or choose one of those."
         )
     return replace(card, pipeline="published", intensity=replace(card.intensity, mr_whole=True))
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .resnet3d import convolve_inner
 
 
 class FPN3D(nn.Module):
@@ -26,11 +29,17 @@ class FPN3D(nn.Module):
         ``coarser`` ``(B, channels_out, Z', Y', X')`` is enlarged by nearest neighbour to exactly ``(Z, Y, X)``.
         """
         lateral = self.lateral_convs[level](feature)
-        return lateral if coarser is None else lateral + F.interpolate(coarser, size=lateral.shape[2:], mode="nearest")
+        if coarser is not None:
+            lateral += F.interpolate(coarser, size=lateral.shape[2:], mode="nearest")
+        return lateral
 
     def read_out(self, merged: Tensor) -> Tensor:
         """The output ``(B, channels_out, Z, Y, X)`` from the merged map of the finest level."""
         return self.fpn_convs[0](merged)
+
+    def read_out_inner(self, merged: Tensor) -> Tensor:
+        """The same for all slices but the first and the last, which only lend their neighbours what the convolution sees there."""
+        return convolve_inner(cast("nn.Conv3d", self.fpn_convs[0].conv), merged)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The output ``(B, channels_out, Z, Y, X)`` on the grid of ``features[0]``; ``features`` are the levels, finest first."""

@@ -28,6 +28,16 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))
 
+    def inner(self, x: Tensor) -> Tensor:
+        """The result for all slices but the first and the last, which only lend their neighbours what the kernel sees there (3 taps in z)."""
+        return self.bn(convolve_inner(self.conv, x))
+
+
+def convolve_inner(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """A convolution of stride 1 without padding along z, ``(B, C, Z, Y, X)`` to ``(B, C', Z - 2, Y, X)`` for 3 taps in z."""
+    _, rows, columns = conv.kernel_size
+    return F.conv3d(x, conv.weight, conv.bias, padding=(0, rows // 2, columns // 2))
+
 
 class BasicBlock(nn.Module):
     """Two convolutions around a skip connection, ReLU after the sum.
@@ -44,7 +54,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2(F.relu(self.conv1(x), inplace=True))
-        return F.relu(out + (x if self.downsample is None else self.downsample(x)), inplace=True)
+        out += x if self.downsample is None else self.downsample(x)
+        return F.relu(out, inplace=True)
 
 
 class ResNet3D18(nn.Module):
@@ -77,17 +88,15 @@ class ResNet3D18(nn.Module):
 
         In evaluation mode a few slices at a time, so that the largest maps by far, those at full resolution, never exist for the whole image.
         """
-        depth = image.shape[2]
-        step = max(depth, 2) if self.training else STEM_SLICES
-        even = 2 * (depth // 2)
-        c1 = torch.cat([self._first_stage(image, start, min(start + step, even)) for start in range(0, even, step)], dim=2)
+        even = 2 * (image.shape[2] // 2)
+        step = even if self.training else STEM_SLICES
+        image = F.pad(image, (0, 0, 0, 0, 1, 1))
+        c1 = torch.cat([self._first_stage(image[:, :, start : min(start + step, even) + 2]) for start in range(0, even, step)], dim=2)
         return c1, self.layer2(c1)
 
-    def _first_stage(self, image: Tensor, start: int, stop: int) -> Tensor:
-        """The part of c1 that the slices ``start`` to ``stop`` (even numbers) make; the stem sees one slice more on either side."""
-        first = max(start - 1, 0)
-        stem = self.conv1(image[:, :, first : stop + 1])[:, :, start - first : stop - first]
-        return self.pool2(self.layer1(F.relu(stem, inplace=True)))
+    def _first_stage(self, image: Tensor) -> Tensor:
+        """The part of c1 that an even number of slices makes, given with one slice more on either side for the stem."""
+        return self.pool2(self.layer1(F.relu(self.conv1.inner(image), inplace=True)))
 
     def deep(self, c2: Tensor) -> tuple[Tensor, Tensor]:
         """The maps c3 and c4 that follow from c2 ``(B, 128, Z/2, Y/4, X/4)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .embedder import Embedder
 from .fpn3d import FPN3D
@@ -91,8 +92,8 @@ def _decode(pyramid: FPN3D, local: dict[str, Tensor], top: Tensor) -> Tensor:
     step = depth if pyramid.training else CELLS_AT_ONCE
     parts = []
     for start in range(0, depth, step):
-        first = max(start - 1, 0)
-        seen = slice(first, start + step + 1)
+        stop = min(start + step, depth)
+        seen = slice(max(start - 1, 0), stop + 1)
         merged = pyramid.merge(0, local["c1"][:, :, seen], pyramid.merge(1, local["deep"][:, :, seen], top[:, :, seen]))
-        parts.append(pyramid.read_out(merged)[:, :, start - first : start - first + step])
+        parts.append(pyramid.read_out_inner(F.pad(merged, (0, 0, 0, 0, int(start == 0), int(stop == depth)))))
     return torch.cat(parts, dim=2)
