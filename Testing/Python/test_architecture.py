@@ -22,7 +22,7 @@ WEB = sorted((PACKAGE.parent / "UniversalAnatomicalEmbeddingWeb").glob("*.py"))
 
 # A module imports only from the layers before its own; those of one folder may import each other.
 LAYERS = (
-    {"", "errors", "progress", "geometry", "tiling", "phantom_shapes"},
+    {"", "errors", "progress", "language", "geometry", "tiling", "phantom_shapes"},
     {
         "download",
         "options",

@@ -10,6 +10,7 @@ from typing import Any
 from . import __version__
 from .desk import Desk
 from .errors import InputError
+from .language import tr as _
 from .scans import Engine, Snapshot
 from .workbench import Workbench
 from .worker_client import Cancelled, Done, Event, Failed, Progress
@@ -115,5 +116,6 @@ class Loader:
             self._session, self._made_of = Session(self._chosen[0], result["device"]), made_of
         embedding = Cache(Path(result["cache"])).load(result["key"], result["name"])
         if embedding is None:
-            raise InputError(f"The embedding of {result['name']} is not in the cache any more. Prepare it again, or enlarge the cache.")
+            sentence = _("The embedding of {name} is not in the cache any more. Prepare it again, or enlarge the cache.")
+            raise InputError(sentence.format(name=result["name"]))
         return self._session, Searchable(embedding, result["device"])
