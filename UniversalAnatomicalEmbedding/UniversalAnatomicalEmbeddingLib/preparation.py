@@ -49,7 +49,7 @@ class Preparation:
             try:
                 snapshot = self.bench.scans.snapshot(volume)
                 job = {"job": "embed", "volume": snapshot.volume, "model": model, "device": device}
-                self._jobs[volume] = self.desk.submit(job, partial(self._heard, volume, snapshot))
+                self._jobs[volume] = self.desk.submit(job, partial(self._heard, volume, snapshot, model))
             except InputError as error:
                 presenter.readiness.failed(volume, str(error))
         return len(chosen)
@@ -60,7 +60,7 @@ class Preparation:
         for job in self._jobs.values():
             self.desk.cancel(job)
 
-    def _heard(self, volume: str, snapshot: Snapshot, event: Event) -> None:
+    def _heard(self, volume: str, snapshot: Snapshot, model: str | None, event: Event) -> None:
         readiness = self.bench.presenter.readiness
         gone = volume not in self.bench.presenter.volumes
         if isinstance(event, Progress):
@@ -69,12 +69,12 @@ class Preparation:
             readiness.progress(volume, event.fraction, event.text, event.seconds_left)
             return
         self._jobs.pop(volume, None)
-        if isinstance(event, Done) and not gone:
+        if not gone and (isinstance(event, Cancelled) or model != self.bench.presenter.model):  # another one was chosen meanwhile
+            self.bench.scans.settle(volume)
+        elif isinstance(event, Done) and not gone:
             self._done(volume, snapshot, event.result)
         elif isinstance(event, Failed) and not gone:
             readiness.failed(volume, event.sentence)
-        elif isinstance(event, Cancelled) and not gone:
-            self.bench.scans.settle(volume)
         if not self._jobs and readiness.cancelling:
             readiness.stopped()
 
