@@ -22,7 +22,7 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
-from UniversalAnatomicalEmbeddingLib import dependencies, mrml
+from UniversalAnatomicalEmbeddingLib import dependencies, language, mrml
 from UniversalAnatomicalEmbeddingLib.desk import Desk
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay
@@ -232,6 +232,7 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, parent: Any = None, client: Any = None, report: Any = logging.exception) -> None:
         ScriptedLoadableModuleLogic.__init__(self, parent)
+        language.use(translate)
         self.model: str | None = None
         self.device = "auto"
         self.bench = Workbench(slicer.mrmlScene, report=report)
@@ -291,7 +292,8 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
         while wait and self.desk.poll():
             slicer.app.processEvents()
             time.sleep(POLL_MS / 1000)
-        return {name: self.presenter.readiness.status(v).text for v, name in self.presenter.volumes.items()}
+        status = {name: self.presenter.readiness.status(volume) for volume, name in self.presenter.volumes.items()}
+        return {name: f"{s.state}: {s.reason}" if s.reason else s.state for name, s in status.items()}
 
     def register(self, fixed: Any, moving: Any, stage: str = "affine", refine: bool = False, source: str = "embeddings") -> Any:
         """Register two volumes, with the application alive meanwhile; returns the transform node, under which the moving volume then is.
@@ -340,7 +342,7 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
         """The landmark with a label; InputError where there is none, or more than one."""
         keys = [r.key for r in self.presenter.table.landmarks if r.label == label]
         if len(keys) != 1:
-            raise InputError(f"{len(keys)} landmarks are called '{label}', not one.")
+            raise InputError(_("{count} landmarks are called '{label}', not one.").format(count=len(keys), label=label))
         return keys[0]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network, save_model, sha256
+from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network, save_model
+from UniversalAnatomicalEmbeddingLib.entries import sha256
 
 
 def main() -> None:

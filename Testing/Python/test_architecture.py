@@ -22,7 +22,7 @@ WEB = sorted((PACKAGE.parent / "UniversalAnatomicalEmbeddingWeb").glob("*.py"))
 
 # A module imports only from the layers before its own; those of one folder may import each other.
 LAYERS = (
-    {"", "errors", "progress", "geometry", "tiling", "phantom_shapes"},
+    {"", "errors", "progress", "language", "geometry", "tiling", "phantom_shapes"},
     {
         "download",
         "folders",
@@ -34,9 +34,10 @@ LAYERS = (
         "networks",
         "worker_process",
         "diagnostics",
+        "entries",
         "dependencies",
     },
-    {"volume", "phantom_anatomy", "table", "readiness"},
+    {"volume", "phantom_anatomy", "table", "readiness", "choices"},
     {"preprocess", "phantom", "messages"},
     {"catalogue", "checkpoints"},
     {"releases"},
@@ -45,7 +46,7 @@ LAYERS = (
     {"registration"},
     {"session"},
     {"evaluation", "jobs"},
-    {"viz", "presenter", "worker", "worker_client", "mrml", "observers", "choices"},
+    {"viz", "presenter", "worker", "worker_client", "mrml", "observers"},
     {"views", "desk", "transform_node"},
     {"scans", "lists"},
     {"workbench"},
@@ -60,6 +61,7 @@ BRIDGE = {"lists", "live", "mrml", "observers", "registering", "scans", "transfo
 TESTED_BY = {
     "__init__": "test_architecture",
     "desk": "test_preparation",
+    "entries": "test_catalogue",
     "lists": "test_workbench",
     "live": "test_workbench",
     "observers": "test_workbench",

@@ -14,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from samples import TINY, randomised, tiny_model
 
 from UniversalAnatomicalEmbeddingLib import catalogue as module
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network, catalogue, load_model, save_model, sha256
+from UniversalAnatomicalEmbeddingLib import entries
+from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network, load_model, save_model
+from UniversalAnatomicalEmbeddingLib.entries import catalogue, sha256
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
 from UniversalAnatomicalEmbeddingLib.preprocess import INPUT_VERSION, PREPROCESS_VERSION, Intensity
 
-BUNDLED = module.PRETRAINED / "catalogue.json"
+BUNDLED = entries.PRETRAINED / "catalogue.json"
 CARD = replace(
     tiny_model().card,
     intensity=Intensity(ct_knots=((-1024, -50), (3071, 205)), mr_percentiles=(0.2, 99.8), mr_range=(-50, 205), mr_foreground=False),
@@ -35,14 +37,14 @@ def pretrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A catalogue of two models in a folder of its own; "second" is the default."""
     folder = tmp_path / "pretrained"
     folder.mkdir()
-    entries = []
+    listed = []
     for seed, name in enumerate(("first", "second")):
         model = tiny_model(seed=seed)
         path = folder / f"{name}.safetensors"
         save_model(Model(model.network, replace(model.card, id=name)), path)
-        entries.append({"id": name, "source": "bundled", "file": path.name, "sha256": sha256(path), "size": path.stat().st_size})
-    (folder / "catalogue.json").write_text(json.dumps({"default": "second", "models": entries}))
-    monkeypatch.setattr(module, "PRETRAINED", folder)
+        listed.append({"id": name, "source": "bundled", "file": path.name, "sha256": sha256(path), "size": path.stat().st_size})
+    (folder / "catalogue.json").write_text(json.dumps({"default": "second", "models": listed}))
+    monkeypatch.setattr(entries, "PRETRAINED", folder)
     return folder
 
 
@@ -269,7 +271,7 @@ def test_checksum_is_the_usual_one(tmp_path: Path) -> None:
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="no model is bundled yet")
 def test_default_model_is_small_and_gives_unit_vectors() -> None:
     entry = next(iter(catalogue().values()))
-    path = module.PRETRAINED / entry.file
+    path = entries.PRETRAINED / entry.file
     assert entry.size == path.stat().st_size <= 16 * 2**20 and entry.sha256 == sha256(path)
     model = load_model()
     assert model.card.id == entry.id and model.card.licence and model.card.citation

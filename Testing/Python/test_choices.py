@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from samples import tiny_model
 
-from UniversalAnatomicalEmbeddingLib.catalogue import catalogue, load_model
-from UniversalAnatomicalEmbeddingLib.choices import model_choices, read_choice
-from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.catalogue import load_model, save_model
+from UniversalAnatomicalEmbeddingLib.choices import ModelChoice, model_choices
+from UniversalAnatomicalEmbeddingLib.entries import catalogue
+from UniversalAnatomicalEmbeddingLib.releases import import_model
 
 PACKAGE = Path(__file__).resolve().parents[2] / "UniversalAnatomicalEmbedding"
 PANEL_FILES = (
@@ -30,25 +32,47 @@ PANEL_FILES = (
 )
 
 
-def test_choices_agree_with_the_catalogue_and_the_cards() -> None:
-    choices = model_choices()
-    assert [c.model for c in choices] == [i for i, e in catalogue().items() if e.source == "bundled"]
-    card, choice = load_model().card, choices[0]
-    assert (choice.id, choice.title, choice.modality, choice.regions, choice.licence) == (
-        card.id,
-        card.title,
-        card.modality,
-        card.regions,
-        card.licence,
-    )
-    assert choice.size == choice.path.stat().st_size
-    assert "CT, MR" in choice.text and "MB" in choice.text and card.licence in choice.details
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty model folder of the user."""
+    monkeypatch.setenv("UAE_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
 
 
-def test_imported_files_come_last_and_only_while_they_are_there(tmp_path: Path) -> None:
-    copy = tmp_path / "mine.safetensors"
-    copy.write_bytes(model_choices()[0].path.read_bytes())
-    assert [c.model for c in model_choices([copy, tmp_path / "gone.safetensors"])][len(model_choices()) :] == [str(copy)]
+def listed() -> tuple[list[ModelChoice], str]:
+    """The choices, and what could not be read."""
+    said: list[str] = []
+    return model_choices(lambda error: said.append(str(error))), " ".join(said)
+
+
+def own(tmp_path: Path) -> None:
+    save_model(tiny_model(), tmp_path / "mine.safetensors")
+    import_model(tmp_path / "mine.safetensors")
+
+
+def test_choices_agree_with_the_catalogue_and_the_cards(tmp_path: Path) -> None:
+    own(tmp_path)
+    choices, said = listed()
+    assert [c.id for c in choices] == list(catalogue()) and choices[-1].id == "tiny" and said == ""
+    for choice in choices:
+        card = load_model(choice.id).card
+        expected = card.id, card.title, card.modality, card.regions, card.licence, catalogue()[choice.id].path.stat().st_size
+        assert (choice.id, choice.title, choice.modality, choice.regions, choice.licence, choice.size) == expected
+    assert "CT, MR" in choices[0].text and "15 MB" in choices[0].text
+    assert choices[0].licence in choices[0].details and ", ".join(choices[0].regions) in choices[0].details
+
+
+def test_models_are_listed_only_while_they_are_there(tmp_path: Path, folder: Path) -> None:
+    own(tmp_path)
+    (folder / "tiny.safetensors").unlink()
+    assert "tiny" not in [c.id for c in listed()[0]]
+
+
+def test_a_damaged_list_of_own_models_leaves_the_bundled_ones(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "catalogue.json").write_text("{}")
+    choices, said = listed()
+    assert choices and "catalogue.json cannot be read" in said
 
 
 def header(values: dict, length: int | None = None) -> bytes:
@@ -61,16 +85,11 @@ def header(values: dict, length: int | None = None) -> bytes:
     [b"", b"text", header({}), header({"__metadata__": {}}), header({"__metadata__": {"card": "{}"}}), header({}, 10**12)],
     ids=["empty", "text", "no metadata", "no card", "empty card", "endless header"],
 )
-def test_a_file_without_a_card_is_refused_with_a_sentence(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "bad.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="no weights file with a model card"):
-        read_choice(path)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.safetensors cannot be read"):
-        read_choice(tmp_path / "gone.safetensors")
+def test_a_file_without_a_card_is_told_and_spoils_no_other(tmp_path: Path, folder: Path, content: bytes) -> None:
+    own(tmp_path)
+    (folder / "tiny.safetensors").write_bytes(content)
+    choices, said = listed()
+    assert [c.id for c in choices] == list(catalogue())[:-1] and "no weights file with a model card" in said and "tiny" in said
 
 
 def test_what_the_panel_imports_at_once_needs_no_torch() -> None:
@@ -79,7 +98,7 @@ def test_what_the_panel_imports_at_once_needs_no_torch() -> None:
         "import sys, importlib\n"
         "for name in ('torch', 'safetensors', 'scipy', 'tqdm', 'matplotlib'): sys.modules[name] = None\n"
         f"[importlib.import_module('UniversalAnatomicalEmbeddingLib.' + n) for n in {PANEL_FILES!r}]\n"
-        "from UniversalAnatomicalEmbeddingLib.choices import model_choices; print(len(model_choices()))"
+        "from UniversalAnatomicalEmbeddingLib.choices import model_choices; print(len(model_choices(print)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

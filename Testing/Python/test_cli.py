@@ -14,9 +14,10 @@ from matplotlib.image import imread
 from samples import tiny_model
 from scipy import ndimage
 
-from UniversalAnatomicalEmbeddingLib import catalogue
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, save_model, sha256
+from UniversalAnatomicalEmbeddingLib import entries
+from UniversalAnatomicalEmbeddingLib.catalogue import Model, save_model
 from UniversalAnatomicalEmbeddingLib.cli import main
+from UniversalAnatomicalEmbeddingLib.entries import sha256
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
 from UniversalAnatomicalEmbeddingLib.points import Point, PointList, read_points, write_points
@@ -70,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def pretrained(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The catalogue holds the tiny model, and no test touches the user's cache."""
-    monkeypatch.setattr(catalogue, "PRETRAINED", folder / "pretrained")
+    monkeypatch.setattr(entries, "PRETRAINED", folder / "pretrained")
     monkeypatch.setenv("UAE_CACHE", str(tmp_path / "cache"))
 
 
@@ -102,7 +103,7 @@ def matched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of one run on two targets."""
     out = tmp_path_factory.mktemp("results") / "new" / "folder"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalogue, "PRETRAINED", folder / "pretrained")
+        patch.setattr(entries, "PRETRAINED", folder / "pretrained")
         assert match(folder, out, "b.nii.gz", "c.mha", "a.nrrd", options=("--cache", str(out.parent / "cache"))) == 0
     return out
 
@@ -398,12 +399,12 @@ def test_models_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_bundled_models_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(catalogue, "PRETRAINED", Path(catalogue.__file__).parent / "pretrained")
-    if not (catalogue.PRETRAINED / "catalogue.json").is_file():
+    monkeypatch.setattr(entries, "PRETRAINED", Path(entries.__file__).parent / "pretrained")
+    if not (entries.PRETRAINED / "catalogue.json").is_file():
         pytest.skip("no model is bundled yet")
     assert main(["models", "list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert listed[0].split(":")[0].endswith(" (default)")
     here = [line for line in listed if "(not here)" not in line]
-    assert len(here) == len(catalogue.catalogue())
+    assert len(here) == len(entries.catalogue())
     assert {line.split(" ")[0] for line in listed[len(here) :]} == {"sam", "uae-s", "uae-m"}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from released import checkpoint, save, weights
 from samples import tiny_model, tissue_volume
 
 from UniversalAnatomicalEmbeddingLib import jobs as jobs_module
@@ -105,7 +106,7 @@ def test_a_job_cancelled_in_the_queue_does_nothing(job: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("dance", {}, "There is no job 'dance'; use embed, register, probe or shutdown."),
+        ("dance", {}, "There is no job 'dance'; use embed, register, import, probe or shutdown."),
         ("forget", {}, "There is no job 'forget'"),
         ("embed", {"modle": "x"}, "got an unexpected keyword argument 'modle'"),
         ("embed", {"volume": {"array": "gone.npy"}}, "cannot be read"),
@@ -193,6 +194,18 @@ def test_register_by_landmarks_gives_the_map_from_fixed_to_moving(job: dict[str,
     np.testing.assert_allclose(read_transform(result["transform"])(fixed), moving, atol=1e-6)
     assert result["report"]["source"] == "landmarks"
     assert result["report"]["fre_mm"] < 1e-6
+
+
+def test_a_weights_file_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UAE_MODELS", str(tmp_path / "models"))
+    save_model(tiny_model(), tmp_path / "a.safetensors")
+    assert run(Jobs(), "import", {"path": str(tmp_path / "a.safetensors")}) == {"model": "tiny", "notices": []}
+    save(checkpoint(weights("sam")), tmp_path / "b.pth")
+    result = run(Jobs(), "import", {"path": str(tmp_path / "b.pth")})
+    assert result["model"] == "b" and "Unverified" in result["notices"][0]
+    (tmp_path / "c.pt").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="neither a PyTorch checkpoint"):
+        run(Jobs(), "import", {"path": str(tmp_path / "c.pt")})
 
 
 def test_probe_tries_every_device() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,18 @@ requires.needs_views()
 
 import standins  # noqa: E402
 from fake_engine import SHIFT, FakeEngine  # noqa: E402
-from samples import tissue  # noqa: E402
+from released import checkpoint, weights  # noqa: E402
+from released import save as save_checkpoint  # noqa: E402
+from samples import tiny_model, tissue  # noqa: E402
 from scene_files import save  # noqa: E402
 from stage import Stage  # noqa: E402
 
-from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402
+from UniversalAnatomicalEmbeddingLib import dependencies, language, mrml  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.catalogue import save_model  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.entries import catalogue  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.errors import InputError  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.geometry import Grid  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.releases import import_model  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.volume import Volume  # noqa: E402
 from UniversalAnatomicalEmbeddingLib.worker_client import Cancelled, Done, Failed, Progress, WorkerClient  # noqa: E402
 
@@ -69,12 +75,15 @@ class FakeClient:
 class Panel:
     """The panel of a scene with three volumes, and a worker that obeys."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, translate: Any = None) -> None:
         self.stage = Stage()
         self.scene = self.stage.scene
         self.qt = standins.install(self.scene, folder)
         import qt
         import slicer
+
+        if translate:
+            slicer.app.translate = translate
 
         import UniversalAnatomicalEmbedding as module
 
@@ -105,6 +114,24 @@ class Panel:
         self.ui.prepareButton.click()
         self.finish(1, 2, 3)
         return self
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty model folder of the user."""
+    monkeypatch.setenv("UAE_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was shown in a window of its own."""
+    import slicer
+
+    texts: list[str] = []
+    for window in ("errorDisplay", "infoDisplay"):
+        monkeypatch.setattr(slicer.util, window, lambda text, **_: texts.append(text))
+    return texts
 
 
 @pytest.fixture
@@ -158,19 +185,60 @@ def test_the_panel_says_where_it_stands_and_lists_what_there_is(panel: Panel) ->
     assert parent.title == "Universal Anatomical Embedding" and parent.contributors and parent.helpText and parent.acknowledgementText
 
 
-def test_the_panel_opens_without_torch_and_the_button_installs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sample_data_are_two_patients_with_checksums(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[dict[str, Any]] = []
+    logic = SimpleNamespace(registerCustomSampleDataSource=lambda **given: offered.append(given))
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
+    connected: dict[str, Any] = {}
+    monkeypatch.setattr(panel.slicer.app, "connect", lambda signal, called: connected.update({signal: called}))
+    panel.module.UniversalAnatomicalEmbedding(SimpleNamespace(path=str(MODULE / "UniversalAnatomicalEmbedding.py")))
+    connected["startupCompleted()"]()
+    (sample,) = offered
+    sums = [re.fullmatch(r"SHA256:([0-9a-f]{64})", checksum)[1] for checksum in sample["checksums"]]  # type: ignore[index]
+    assert [uri.rpartition("/")[2] for uri in sample["uris"]] == sums and len(set(sums)) == 2
+    assert len(sample["fileNames"]) == len(sample["nodeNames"]) == 2 and Path(sample["thumbnailFileName"]).is_file()
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything of the package is loaded anew, where torch, safetensors and scipy cannot be."""
+
+    def taken() -> dict[str, Any]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("UniversalAnatomicalEmbedding")}
+
+    for name in ("torch", "safetensors", "scipy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    before = taken()
+    yield
+    taken()
+    sys.modules.update(before)
+
+
+def test_the_panel_opens_without_torch_and_the_button_installs(
+    without_torch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from UniversalAnatomicalEmbeddingLib import dependencies
 
     torch = dependencies.Problem(dependencies.REQUIREMENTS[0], None)
     problems = [torch]
     monkeypatch.setattr(dependencies, "find_problems", lambda *_: list(problems))
     panel = Panel(tmp_path)
-    assert panel.ui.prepareButton.text() == "Install what is missing..." and "torch 2.4 or newer (missing)" in panel.ui.nextStepLabel.text()
-    installed = []
-    monkeypatch.setattr(panel.slicer.util, "confirmOkCancelDisplay", lambda text, **_: "torch 2.4" in text)
+    ui = panel.ui
+    assert ui.prepareButton.text() == "Install what is missing..." and "torch 2.4 or newer (missing)" in ui.nextStepLabel.text()
+    assert not ui.importModelButton.isEnabled() and "torch 2.4" in ui.importModelButton.toolTip()
+    assert ui.modelSelector.count() >= 1 and "licence" in ui.modelDetailsLabel.text()
+    ui.diagnosticsButton.setCollapsed(False)
+    assert "torch" in ui.diagnosticsText.toPlainText()
+    panel.logic.place("carina", [-20.0, -30.0, 40.0])
+    assert panel.text(ui.landmarkTable, 0, 1) == "waiting", "landmarks can be placed meanwhile"
+    asked, installed = [], []
+    monkeypatch.setattr(panel.slicer.util, "confirmOkCancelDisplay", lambda text, **_: asked.append(text) or len(asked) > 1)
     monkeypatch.setattr(dependencies, "install", lambda found, installer: (installed.extend(found), problems.clear()))
-    panel.ui.prepareButton.click()
-    assert installed == [torch] and panel.ui.prepareButton.text() == "Prepare 3 volumes"
+    ui.prepareButton.click()
+    assert installed == [] and ui.prepareButton.text() == "Install what is missing...", "the answer was no"
+    ui.prepareButton.click()
+    assert installed == [torch] and ui.prepareButton.text() == "Prepare 3 volumes" and ui.importModelButton.isEnabled()
+    assert len(asked) == 2 and all("torch 2.4" in text for text in asked)
     panel.widget.cleanup()
 
 
@@ -231,20 +299,91 @@ def test_choosing_another_model_or_template(panel: Panel) -> None:
     assert panel.ui.prepareButton.text() == "Prepare 3 volumes"
 
 
-def test_importing_a_weights_file(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def choose(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[str]:
+    """The person chooses this file; returns the filters that the dialog offered."""
     import qt
 
-    from UniversalAnatomicalEmbeddingLib.choices import model_choices
+    offered: list[str] = []
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", staticmethod(lambda *given: (offered.append(given[3]), str(path))[1]))
+    return offered
 
-    copy = tmp_path / "mine.safetensors"
-    copy.write_bytes(model_choices()[0].path.read_bytes())
-    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", staticmethod(lambda *_: str(copy)))
+
+def chosen_model(panel: Panel) -> str:
+    return panel.ui.modelSelector.itemText(panel.ui.modelSelector.currentIndex())
+
+
+def test_importing_a_weights_file(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    """The worker does it; what it entered in the catalogue is listed and chosen, and its notices are shown."""
+    ui, path = panel.prepared().ui, tmp_path / "Meine Gewichte.pth"
+    offered = choose(monkeypatch, path)
+    ui.importModelButton.click()
+    assert {"*.pth", "*.pt", "*.safetensors"} <= set(re.findall(r"\*\.\w+", offered[0]))
+    assert panel.client.jobs[-1] == {"job": "import", "path": str(path)} and panel.widget.timer.isActive()
+    panel.client.events = [Progress(4, 0.0, "reading", None)]
+    panel.widget.onTimer()
+    assert not ui.importModelButton.isEnabled() and ui.modelDetailsLabel.text() == "Importing Meine Gewichte.pth..."
+    assert ui.prepareButton.text() == "All volumes are prepared", "the rest of the panel stays alive"
+    save_model(tiny_model(), tmp_path / "tiny.safetensors")
+    import_model(tmp_path / "tiny.safetensors")  # as the worker does
+    panel.client.events = [Done(4, {"model": "tiny", "notices": ["Unverified: it is not known.", "Taken for sam."]})]
+    panel.widget.onTimer()
+    assert panel.logic.model == "tiny" and chosen_model(panel).startswith("Tiny") and "tiny" in ui.modelDetailsLabel.text()
+    assert ui.importModelButton.isEnabled() and said == ["Unverified: it is not known.\n\nTaken for sam."]
+    assert ui.prepareButton.text() == "Prepare 3 volumes", "what another model made does not count"
+    ui.prepareButton.click()
+    assert panel.client.jobs[-1]["model"] == "tiny"
+
+
+def test_a_weights_file_that_cannot_be_used(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    before = panel.logic.model, chosen_model(panel), panel.ui.modelDetailsLabel.text()
+    choose(monkeypatch, tmp_path / "bad.pth")
     panel.ui.importModelButton.click()
-    assert panel.logic.model == str(copy) and panel.ui.modelSelector.count() == len(model_choices()) + 1
-    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", staticmethod(lambda *_: str(tmp_path / "bad.safetensors")))
+    panel.client.events = [Failed(1, "bad.pth is damaged. Download it again.")]
+    panel.widget.onTimer()
+    assert said == ["bad.pth is damaged. Download it again."] and panel.ui.importModelButton.isEnabled()
+    assert (panel.logic.model, chosen_model(panel), panel.ui.modelDetailsLabel.text()) == before
+    choose(monkeypatch, Path())
+    monkeypatch.setattr(panel.module.qt.QFileDialog, "getOpenFileName", staticmethod(lambda *_: ""))
     panel.ui.importModelButton.click()
-    assert panel.logic.model == str(copy), "a file that cannot be used changes nothing"
+    assert len(panel.client.jobs) == 1, "the dialog was closed without a choice"
+
+
+def test_a_damaged_list_of_own_models_is_told_and_the_panel_opens(tmp_path: Path, models: Path, said: list[str]) -> None:
+    models.mkdir()
+    (models / "catalogue.json").write_text("{}")
+    panel = Panel(tmp_path)
+    assert "catalogue.json cannot be read" in said[0] and panel.ui.modelSelector.count() >= 1 and panel.ui.prepareButton.isEnabled()
+    panel.widget.cleanup()
+
+
+def test_model_and_device_are_remembered(panel: Panel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tiny_model(), tmp_path / "tiny.safetensors")
+    import_model(tmp_path / "tiny.safetensors")
+    panel.widget.volumes.fillModels()
+    panel.ui.modelSelector.setCurrentIndex(panel.ui.modelSelector.count() - 1)
+    panel.ui.deviceSelector.setCurrentIndex(1)
+    assert (panel.logic.model, panel.logic.device) == ("tiny", "cpu")
+    again = Panel(tmp_path)
+    assert (again.logic.model, again.logic.device) == ("tiny", "cpu") and chosen_model(again).startswith("Tiny")
+    again.widget.cleanup()
+
+
+def test_devices_are_listed_once_torch_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from UniversalAnatomicalEmbeddingLib import diagnostics
+
+    monkeypatch.setattr(diagnostics, "devices", lambda: ["cpu", "cuda:0", "cuda:1"])
+    torch = sys.modules.pop("torch")
+    try:
+        panel = Panel(tmp_path)
+        assert panel.ui.deviceSelector.count() == 2, "automatic and CPU; torch is not loaded for a list"
+    finally:
+        sys.modules["torch"] = torch
+    panel.widget.refresh()
+    assert [panel.ui.deviceSelector.itemText(i) for i in range(4)] == ["Automatic", "CPU", "cuda:0: not tested", "cuda:1: not tested"]
+    panel.ui.deviceSelector.setCurrentIndex(3)
+    panel.ui.prepareButton.click()
+    assert {j["device"] for j in panel.client.jobs} == {"cuda:1"}
+    panel.widget.cleanup()
 
 
 # --- landmarks ------------------------------------------------------------------------------------------------------------------------
@@ -287,6 +426,86 @@ def test_place_review_undo_by_buttons_and_keys(panel: Panel) -> None:
     assert panel.widget._shortcuts == []
 
 
+def test_every_review_button_does_what_it_says(panel: Panel) -> None:
+    ui = panel.prepared().ui
+    for n, label in enumerate(("one", "two")):
+        panel.logic.place(label, [-20.0 - n, -30.0, 40.0])
+    ui.landmarkTable.cellClicked.emit(0, 1)
+    ui.acceptButton.click()
+    assert panel.text(ui.landmarkTable, 0, 1) == "accepted"
+    ui.nextButton.click()
+    assert panel.presenter.selected == panel.presenter.table.keys[1]
+    ui.rejectButton.click()
+    assert panel.text(ui.landmarkTable, 1, 1) == "rejected"
+    ui.previousButton.click()
+    assert panel.presenter.selected == panel.presenter.table.keys[0]
+    ui.undoButton.click()
+    assert panel.text(ui.landmarkTable, 1, 1) == "found"
+    ui.redoButton.click()
+    assert panel.text(ui.landmarkTable, 1, 1) == "rejected"
+    ui.correctButton.click()
+    interaction, selection = panel.stage.interaction, panel.scene.GetNodeByID("vtkMRMLSelectionNodeSingleton")
+    assert interaction.GetCurrentInteractionMode() == interaction.Place
+    assert selection.GetActivePlaceNodeID() == panel.logic.bench.lists.matches[panel.nodes[1].GetID()].GetID()
+    ui.deleteButton.click()
+    assert ui.landmarkTable.rowCount() == 1 and ui.landmarkTable.verticalHeaderItem(0).text() == "two"
+
+
+def test_cells_say_by_their_colour_what_was_found(panel: Panel) -> None:
+    panel.engine.absent, panel.engine.unsure = (lambda p: p[0] > 50), (lambda p: p[0] > 30)
+    panel.prepared()
+    for x in (20.0, 40.0, 60.0):
+        panel.logic.place(str(x), [-x, -30.0, 40.0])
+    colours = [panel.ui.landmarkTable.item(row, 1).background().color() for row in range(3)]
+    texts = [panel.text(panel.ui.landmarkTable, row, 1) for row in range(3)]
+    assert texts == ["found", "0.30 uncertain", "absent"]
+    green, amber, grey = [(c.red(), c.green(), c.blue()) for c in colours]
+    assert green[1] > max(green[0], green[2]) + 50 and amber[0] > amber[1] > amber[2] + 100 and len(set(grey)) == 1
+
+
+def test_a_cell_leads_all_views_to_its_landmark(panel: Panel) -> None:
+    for name, node in zip("ABC", panel.nodes, strict=True):
+        panel.stage.view(name, node, "Axial")
+    panel.prepared()
+    for x in (-20.0, -24.0):
+        panel.logic.place(str(x), [x, -30.0, 40.0])
+    panel.ui.landmarkTable.cellClicked.emit(0, 2)
+    where = [[panel.stage.node(n).GetSliceToRAS().GetElement(i, 3) for i in range(3)] for n in "ABC"]
+    found = np.array([-20.0, -30.0, 40.0]) + SHIFT * [-1, -1, 1]
+    assert np.allclose(where, [[-20.0, -30.0, 40.0], found, found])
+
+
+def test_the_button_and_a_click_in_a_real_view(panel: Panel) -> None:
+    """From the pressed button to the row of the table and the match in the other volume's list, in world RAS."""
+    for name, node in zip("AB", panel.nodes[:2], strict=True):
+        panel.stage.view(name, node, "Axial", 100 + ord(name))
+    panel.prepared()
+    before = [panel.stage.node("A").GetSliceToRAS().GetElement(i, 3) for i in range(3)]
+    panel.ui.placeButton.click()
+    clicked = panel.stage.ras("A", (150, 140))
+    panel.stage.click("A", (150, 140))
+    assert panel.ui.placeButton.isChecked(), "more landmarks can follow"
+    assert panel.text(panel.ui.landmarkTable, 0, 0) == "placed" and panel.text(panel.ui.landmarkTable, 0, 1) == "found"
+    match = [0.0] * 3
+    panel.logic.bench.lists.matches[panel.nodes[1].GetID()].GetNthControlPointPositionWorld(0, match)
+    assert np.allclose(match, clicked + SHIFT * [-1, -1, 1], atol=1e-6)
+    assert np.allclose([panel.stage.node("B").GetSliceToRAS().GetElement(i, 3) for i in range(3)], match)
+    assert [panel.stage.node("A").GetSliceToRAS().GetElement(i, 3) for i in range(3)] == before, "the clicked view stays"
+
+
+def test_the_layout_button_gives_every_volume_its_row(panel: Panel) -> None:
+    from UniversalAnatomicalEmbeddingLib import views
+
+    layout = panel.scene.GetFirstNodeByClass("vtkMRMLLayoutNode") or panel.scene.AddNewNodeByClass("vtkMRMLLayoutNode", "layout")
+    tags = [(row, views.view_tag(row, orientation)) for row in range(3) for orientation in views.ORIENTATIONS]
+    for _row, tag in tags:  # which the application makes
+        panel.stage.view(tag, None)
+    panel.ui.layoutButton.click()
+    assert layout.GetViewArrangement() == views.LAYOUT_ID
+    assert [panel.stage.views[tag].get_background_volume_id() for _row, tag in tags] == [panel.nodes[row].GetID() for row, _tag in tags]
+    assert len({panel.stage.node(tag).GetViewGroup() for _row, tag in tags}) == 3
+
+
 def test_the_place_button_follows_place_mode(panel: Panel) -> None:
     ui, interaction = panel.ui, panel.stage.interaction
     ui.placeButton.click()
@@ -311,9 +530,11 @@ def test_lists_files_match_all_and_export(panel: Panel, tmp_path: Path, monkeypa
     panel.ui.matchAllButton.click()
     assert panel.text(panel.ui.landmarkTable, 1, 2) == "0.30 uncertain"
     monkeypatch.setattr(qt.QFileDialog, "getExistingDirectory", staticmethod(lambda *_: str(tmp_path)))
+    (tmp_path / "t.csv").unlink()
     actions = {a.text(): a for a in panel.ui.exportButton.menu().actions()}
-    actions[".mrk.json"].triggered.emit()
-    assert {p.name for p in tmp_path.glob("*.mrk.json")} == {"t.mrk.json", "t_in_B.mrk.json", "t_in_C.mrk.json"}
+    for extension in (".mrk.json", ".csv", ".fcsv"):
+        actions[extension].triggered.emit()
+        assert {p.name for p in tmp_path.glob(f"*{extension}")} == {f"t{n}{extension}" for n in ("", "_in_B", "_in_C")}
     panel.ui.newListButton.click()
     assert panel.ui.landmarkTable.rowCount() == 0
     panel.ui.listSelector.setCurrentNode(panel.scene.GetFirstNodeByName("t"))
@@ -344,11 +565,7 @@ def test_overlay_and_live_cursor_switches(panel: Panel) -> None:
     assert panel.scene.GetFirstNodeByName("Live cursor") is None
 
 
-def test_errors_are_shown_not_raised(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    import slicer
-
-    said: list[str] = []
-    monkeypatch.setattr(slicer.util, "errorDisplay", lambda text, **_: said.append(text))
+def test_errors_are_shown_not_raised(panel: Panel, said: list[str]) -> None:
     panel.widget.report(InputError("Place it inside the scan."))
     panel.widget.report(ZeroDivisionError("a defect"))
     assert said == ["Place it inside the scan.", "This could not be done.\n\na defect"]
@@ -430,6 +647,86 @@ def test_registering_from_the_console(panel: Panel, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(panel.client, "submit", lambda job: (submit(job), panel.client.events.append(Failed(2, "No common anatomy.")))[0])
     with pytest.raises(InputError, match="No common anatomy"):
         panel.logic.register(a, panel.nodes[2])
+
+
+# --- language -------------------------------------------------------------------------------------------------------------------------
+
+
+def full_width(context: str, text: str) -> str:
+    """A made-up language that can be told from English letter by letter; placeholders stay."""
+    return re.sub(r"{\w+}|[A-Za-z]", lambda m: m[0] if m[0].startswith("{") else chr(ord(m[0]) + 0xFEE0), text)
+
+
+def english_texts(panel: Panel) -> list[str]:
+    """What the panel shows in English letters, besides the texts of its .ui file (Qt translates these) and what is no text: names, versions."""
+    import qt
+
+    fixed = {node.text for node in ElementTree.parse(UI).iter("string")}
+    names = {"ABC", "Landmarks", *"ABC"}
+    ui, texts = panel.ui, []
+    for widget in panel.parent.findChildren(qt.QWidget):
+        texts += [str(widget.property(p) or "") for p in ("text", "toolTip")]
+    for table in (ui.volumeTable, ui.landmarkTable, ui.treTable):
+        rows, columns = range(table.rowCount()), range(table.columnCount())
+        items = [table.item(r, c) for r in rows for c in columns] + [table.horizontalHeaderItem(c) for c in columns]
+        items += [table.verticalHeaderItem(r) for r in rows] if table is ui.volumeTable else []
+        texts += [t for item in items if item for t in (item.text(), item.toolTip())]
+    texts += [ui.deviceSelector.itemText(i) for i in range(ui.deviceSelector.count())]
+    lines = [line for text in texts for line in text.split("\n") if line not in fixed | names]
+    neutral = (ui.torchLabel.text(), ui.modelDetailsLabel.text())
+    return [line for line in lines if re.search("[A-Za-z]{2,}", line) and line not in neutral]
+
+
+def test_everything_that_the_panel_says_goes_through_the_translation(tmp_path: Path) -> None:
+    panel = Panel(tmp_path, full_width)
+    ui, (a, b, _) = panel.ui, panel.nodes
+    assert english_texts(panel) == []
+    assert not re.search("licence|regions", ui.modelDetailsLabel.text())
+    problem = dependencies.Problem(dependencies.Requirement("", "2.4", "pip"), None)
+    with mock.patch.object(dependencies, "find_problems", lambda *_: [problem]):
+        panel.widget.checkDependencies()
+        assert "2.4" in ui.nextStepLabel.text() and english_texts(panel) == []
+    panel.widget.checkDependencies()
+    ui.prepareButton.click()
+    panel.client.events = [Progress(1, 0.25, "", 30.0), Progress(2, 0.25, "", None)]
+    panel.widget.onTimer()
+    assert english_texts(panel) == []
+    ui.prepareButton.click()
+    assert english_texts(panel) == [], "cancelling"
+    panel.client.events = [Cancelled(1), Failed(2, "17"), Cancelled(3)]
+    panel.widget.onTimer()
+    assert english_texts(panel) == []
+    ui.prepareButton.click()
+    panel.finish(4, 5, 6)
+    assert english_texts(panel) == []
+    panel.engine.absent, panel.engine.unsure = (lambda p: p[0] > 50), (lambda p: p[0] > 30)
+    for x in (20.0, 40.0, 60.0):
+        panel.logic.place(f"{x}", [-x, -30.0, 40.0])
+        assert english_texts(panel) == []
+    panel.logic.accept("20.0", b)
+    panel.logic.reject("40.0", b)
+    ui.landmarkTable.cellClicked.emit(0, 1)
+    assert english_texts(panel) == []
+    ui.fixedSelector.setCurrentNode(a)
+    assert english_texts(panel) == []
+    ui.movingSelector.setCurrentNode(b)
+    ui.registerButton.click()
+    panel.client.events = [Progress(7, 0.5, "", 100.0)]
+    panel.widget.onTimer()
+    assert english_texts(panel) == []
+    answer(panel, (1.0, 2.0, 3.0))
+    panel.widget.onTimer()
+    assert "40" in ui.registrationLabel.text() and english_texts(panel) == []
+    assert panel.presenter.readiness.status(b.GetID()).state == "stale"
+    ui.undoRegistrationButton.click()
+    assert english_texts(panel) == []
+    panel.scene.Clear(False)
+    assert english_texts(panel) == []
+    with pytest.raises(InputError) as error:
+        panel.logic.accept("20.0", b)
+    assert not re.search("[a-z]", str(error.value))
+    panel.widget.cleanup()
+    language.use(language.english)
 
 
 # --- console, scenes ------------------------------------------------------------------------------------------------------------------
@@ -523,6 +820,11 @@ def test_a_real_worker_killed_mid_way_then_prepared_then_fifty_landmarks_in_thre
         assert states["V0"].startswith("failed: ") and "worker" in states["V0"], "the one under way fails with a sentence"
         assert [states[f"V{n}"] for n in (1, 2, 3)] == ["ready"] * 3, "the others go on in a new worker"
         assert logic.prepare() == dict.fromkeys(states, "ready")
+        heard: list[Any] = []
+        logic.desk.submit({"job": "import", "path": str(save_checkpoint(checkpoint(weights("sam")), tmp_path / "mine.pth"))}, heard.append)
+        while logic.desk.poll():
+            time.sleep(0.02)
+        assert heard[-1].result["model"] == "mine" and catalogue()["mine"].path.parent == tmp_path / "models", "the same worker imports"
         rng = np.random.default_rng(0)
         rows = "".join(f"p{i},{2 * x},{2 * y},{2 * z}\n" for i, (x, y, z) in enumerate(rng.integers(8, 32, (50, 3))))
         (tmp_path / "fifty.csv").write_text("label,x,y,z\n" + rows)

@@ -93,6 +93,19 @@ def test_cancelling_brings_back_what_was_ready_before() -> None:
     bench.close()
 
 
+def test_what_a_model_made_that_is_no_longer_chosen_does_not_count() -> None:
+    scene, nodes = scene_with("A", "B")
+    bench, client, engine = Workbench(scene), Client(), FakeEngine()
+    preparation = Preparation(bench, Desk(client), lambda result: (engine, client.jobs[0]["volume"]))
+    preparation.start([n.GetID() for n in nodes], "before")
+    bench.presenter.set_model("after")
+    client.events = [Done(1, {"model": "before", "fingerprint": "f", "device": "cpu", "notice": ""}), Failed(2, "It is for CT.")]
+    preparation.desk.poll()
+    assert [bench.presenter.readiness.status(n.GetID()).state for n in nodes] == ["not prepared"] * 2 and bench.scans.engine is None
+    assert preparation.start(model="after") == 2 and [j["model"] for j in client.jobs[2:]] == ["after"] * 2
+    bench.close()
+
+
 def test_the_worker_answers_through_the_cache(tmp_path: Path) -> None:
     """The real loader: an embedding that another process stored is found, searched, and missed when it was evicted."""
     weights = tmp_path / "tiny.safetensors"

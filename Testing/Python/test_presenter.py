@@ -113,7 +113,7 @@ def test_stale_volumes() -> None:
     panel = prepared("a", "b")
     panel.readiness.stale("b", "was moved since it was prepared", usable=True)
     assert panel.can_search.enabled and panel.to_prepare == ("b",)
-    assert panel.next_step == "B was moved since it was prepared. Press Prepare to bring it up to date."
+    assert panel.next_step == "B: was moved since it was prepared. Press Prepare to bring it up to date."
     panel.readiness.stale("b", "was changed since it was prepared", usable=False)
     assert panel.can_search.reason == "Prepare a target volume first."
     panel.readiness.forget("a")
@@ -147,8 +147,9 @@ def test_gates_say_why_not() -> None:
     panel.readiness.ready("b")
     assert panel.can_match.enabled and panel.can_overlay.enabled and panel.can_export.enabled and panel.can_delete.enabled
     assert panel.can_accept.reason == panel.can_reject.reason == panel.can_correct.reason == "Select a match in the table first."
+    assert panel.can_import.enabled
     panel.set_missing("torch")
-    assert panel.can_match.reason == "torch"
+    assert panel.can_match.reason == panel.can_import.reason == "torch"
 
 
 @pytest.mark.parametrize(
@@ -174,8 +175,8 @@ def test_what_can_be_decided(status: CellStatus, accept: bool, reject: bool) -> 
     ("status", "words"),
     [
         ("waiting", "Press Match all"),
-        ("uncertain", "1 uncertain match"),
-        ("failed", "1 match failed"),
+        ("uncertain", "Uncertain matches: 1. Look"),
+        ("failed", "Failed matches: 1. The table"),
         ("found", "Review the matches"),
         ("accepted", "All matches are settled"),
     ],

@@ -228,7 +228,7 @@ def test_accepted_landmarks_are_the_source_and_the_measure(t: Theatre) -> None:
     assert [row[2] for row in rows] == pytest.approx([0, 0, 0, 3], abs=1e-6)
     t.bench.reject(t.bench.presenter.table.keys[0], t.moving.GetID())
     t.bench.reject(t.bench.presenter.table.keys[1], t.moving.GetID())
-    with pytest.raises(InputError, match="2 landmarks are accepted"):
+    with pytest.raises(InputError, match="corrected in both volumes: 2; at least 3"):
         t.registering.start(t.fixed, t.moving, RegisterOptions(), "accepted landmarks")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from released import checkpoint, save, weights
+from safetensors.torch import save_file
 from samples import tiny_model, tissue_volume
 from test_download import Server, server  # noqa: F401 - a fixture
 
 from UniversalAnatomicalEmbeddingLib import releases as module
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, catalogue, load_model, models_folder, save_model, sha256
+from UniversalAnatomicalEmbeddingLib.catalogue import Model, load_model, save_model
 from UniversalAnatomicalEmbeddingLib.cli import main
+from UniversalAnatomicalEmbeddingLib.entries import catalogue, models_folder, sha256
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.releases import Release, fetch, import_checkpoint, releases
+from UniversalAnatomicalEmbeddingLib.releases import Release, fetch, import_checkpoint, import_model, releases
 from UniversalAnatomicalEmbeddingLib.session import Session
 
 
@@ -169,6 +172,49 @@ def test_imported_model_matches_a_scan_with_itself_in_every_mode(tmp_path: Path)
             [match] = session.match(scan, point, scan, MatchOptions(method=method, compat=compat))
             assert np.linalg.norm(match.point_lps - point) < (6.0 if compat else 2.5)
             assert np.isnan(match.confidence)
+
+
+def test_a_damaged_or_deleted_import_is_repaired_by_importing_again(files: dict[str, Path], folder: Path) -> None:
+    first = import_checkpoint(files["sam"], name="mine")
+    first.entry.path.write_bytes(b"damaged")
+    assert import_checkpoint(files["sam"], name="mine") == first
+    first.entry.path.unlink()
+    assert import_checkpoint(files["sam"], name="mine") == first and load_model("mine").card.id == "mine"
+
+
+def test_a_file_with_a_card_is_taken_as_it_is(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "my model.safetensors"
+    save_model(tiny_model(), path)
+    imported = import_model(path)
+    assert imported.entry.id == "tiny" and imported.notices == () and imported.entry.source == "imported"
+    fingerprint = load_model(path).fingerprint()
+    path.unlink()
+    assert load_model("tiny").fingerprint() == fingerprint and load_model("tiny").card == tiny_model().card
+    assert import_model(imported.entry.path) == imported, "its own copy"
+    save_model(tiny_model(seed=1), path)
+    with pytest.raises(InputError, match=r"already another model 'tiny'.*--id NAME"):
+        import_model(path)
+    assert import_model(path, name="other").entry.id == "other" and load_model("other").card == replace(tiny_model().card, id="other")
+    with pytest.raises(InputError, match="Leave out --family"):
+        import_model(path, "sam")
+
+
+def test_a_copy_of_the_bundled_model_is_the_bundled_model(folder: Path) -> None:
+    default = next(iter(catalogue().values()))
+    assert import_model(default.path).entry == default and not folder.exists()
+
+
+def test_a_card_that_lies_about_its_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "a.safetensors", metadata={"card": tiny_model().card.to_json()})
+    with pytest.raises(InputError, match="does not fit its own model card"):
+        import_model(tmp_path / "a.safetensors")
+    assert not folder.exists()
+
+
+def test_a_released_layout_is_converted_from_safetensors_too(folder: Path, tmp_path: Path) -> None:
+    save_file({k: v.contiguous() for k, v in weights("sam").items()}, tmp_path / "SAM copy.safetensors")
+    imported = import_model(tmp_path / "SAM copy.safetensors")
+    assert imported.entry.id == "SAM-copy" and load_model("SAM-copy").card.pipeline == "released"
 
 
 def test_compat_is_refused_where_it_has_no_meaning(tmp_path: Path) -> None:

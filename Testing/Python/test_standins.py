@@ -106,10 +106,12 @@ def test_modules_widgets_and_tests_are_built_as_slicer_builds_them(scene: Any) -
     assert issubclass(ScriptedLoadableModuleTest, __import__("unittest").TestCase)
 
 
-def test_translation_gives_text(scene: Any) -> None:
+def test_translation_gives_text(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from slicer.i18n import tr, translate
 
     assert tr("Register") == "Register" and translate("context", "Registration") == "Registration"
+    monkeypatch.setattr(slicer.app, "translate", lambda context, text: f"{context}: {text}")
+    assert tr("Register") == "test_standins: Register" and translate("there", "Register") == "there: Register"
 
 
 def test_signals_are_connected_by_their_names(scene: Any) -> None:

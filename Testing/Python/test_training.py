@@ -24,7 +24,7 @@ from training.data import PairDataModule, PairParameters, PairStream
 from training.losses import ContrastOptions
 from training.modules import SelfSupervisedModule
 from training.scan import Scan, load_scan, read_index
-from UniversalAnatomicalEmbeddingLib import catalogue
+from UniversalAnatomicalEmbeddingLib import catalogue, entries
 from UniversalAnatomicalEmbeddingLib.catalogue import load_model
 from UniversalAnatomicalEmbeddingLib.matching.confidence import probability
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
@@ -397,7 +397,7 @@ def test_a_checkpoint_becomes_a_model_of_the_catalogue(
     assert content["default"] == "tiny-1"
     assert [m["id"] for m in content["models"]] == ["tiny-1", "old"]
     (tmp_path / "catalogue.json").write_text(json.dumps({**content, "models": content["models"][:1]}))
-    monkeypatch.setattr(catalogue, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(entries, "PRETRAINED", tmp_path)
     loaded = load_model()
     assert loaded.card.id == "tiny-1"
     assert loaded.card.modality == ("ct", "mr")

@@ -1,10 +1,9 @@
-"""The pretrained models: what each is, where its weights are, and how to build it."""
+"""The pretrained models: what each is, and how to build it from its weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .entries import catalogue, sha256
 from .errors import InputError
 from .networks.compact import Compact
 from .networks.embedder import Embedder
 from .networks.resnet_embedder import ResNetEmbedder
 from .preprocess import INPUT_VERSION, PREPROCESS_VERSION, Intensity, Pipeline
 
-PRETRAINED = Path(__file__).parent / "pretrained"
 FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": ResNetEmbedder}
 
 
@@ -73,63 +72,6 @@ class Model:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """One line of the catalogue: where a model's weights come from and the checksum they must have.
-
-    ``source``: "bundled" with the package, or "imported" or "downloaded" into the user's model folder; ``file`` is relative to that place.
-    """
-
-    id: str
-    source: str
-    file: str
-    sha256: str
-    size: int
-
-    @property
-    def path(self) -> Path:
-        """The weights file."""
-        return (PRETRAINED if self.source == "bundled" else models_folder()) / self.file
-
-
-def models_folder() -> Path:
-    """Where the user's own models are: ``$UAE_MODELS``, or ``uae/models`` in the user's data folder."""
-    base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA") or "~/.local/share"
-    return Path(os.environ.get("UAE_MODELS") or Path(base) / "uae" / "models").expanduser()
-
-
-def catalogue() -> dict[str, CatalogueEntry]:
-    """The models that are here by id: the default one first, the bundled ones, the user's own."""
-    content = json.loads((PRETRAINED / "catalogue.json").read_text(encoding="utf-8"))
-    entries = {e["id"]: CatalogueEntry(**e) for e in [*_own_entries(), *content["models"]]}
-    bundled = [e["id"] for e in content["models"]]
-    return {name: entries[name] for name in dict.fromkeys([content["default"], *bundled, *entries])}
-
-
-def register_model(entry: CatalogueEntry) -> None:
-    """Enter a weights file, which lies in the user's model folder, in the catalogue there; an entry of the same id is replaced."""
-    others = [e for e in _own_entries() if e["id"] != entry.id]
-    path = models_folder() / "catalogue.json"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps({"models": [*others, asdict(entry)]}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def _own_entries() -> list[dict[str, Any]]:
-    path = models_folder() / "catalogue.json"
-    if not path.is_file():
-        return []
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["models"]
-        for entry in entries:
-            CatalogueEntry(**entry)
-        return entries
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"{path} cannot be read as a list of models ({error}). Repair it, or delete it and import the models again."
-        ) from error
 
 
 def load_model(id_or_path: str | Path | None = None) -> Model:
@@ -190,12 +132,6 @@ def save_weights(weights: dict[str, torch.Tensor], card: ModelCard, path: Path) 
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _weights_path(id_or_path: str | Path | None) -> Path:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from .entries import CatalogueEntry, bundled_entries, own_entries
 from .errors import InputError
+from .language import tr as _
 
-PRETRAINED = Path(__file__).parent / "pretrained"
 LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model that can be chosen. ``model`` is what a :class:`.session.Session` takes: a catalogue id or the path of a weights file."""
+    """A model that can be chosen: its catalogue id, what it is, and the size of its file in bytes."""
 
-    model: str
     id: str
     title: str
     modality: tuple[str, ...]
     regions: tuple[str, ...]
     licence: str
     size: int
-    path: Path
 
     @property
     def text(self) -> str:
@@ -34,20 +32,37 @@ class ModelChoice:
     @property
     def details(self) -> str:
         """What it covers and under which licence."""
-        return f"{self.id}: {', '.join(self.modality).upper()}; {', '.join(self.regions) or 'regions not stated'}; licence {self.licence or 'not stated'}"
+        return _("{id}: {modality}; {regions}; licence {licence}").format(
+            id=self.id,
+            modality=", ".join(self.modality).upper(),
+            regions=", ".join(self.regions) or _("regions not stated"),
+            licence=self.licence or _("not stated"),
+        )
 
 
-def model_choices(imported: Iterable[str | Path] = ()) -> list[ModelChoice]:
-    """The models of the catalogue that are on this computer, the default one first, then imported weights files that are still there."""
-    content = json.loads((PRETRAINED / "catalogue.json").read_text(encoding="utf-8"))
-    entries = sorted(content["models"], key=lambda e: e["id"] != content["default"])
-    found = [read_choice(PRETRAINED / e["file"], e["id"]) for e in entries if (PRETRAINED / e["file"]).is_file()]
-    return found + [read_choice(path) for path in imported if Path(path).is_file()]
+def model_choices(report: Callable[[InputError], None]) -> list[ModelChoice]:
+    """The models of the catalogue that are on this computer, the default one first, the user's own last.
+
+    What of the user's own cannot be read is left out and told to ``report``.
+    """
+    bundled = bundled_entries()
+    entries = [e for e in bundled.values() if e.path.is_file()]
+    try:
+        entries += [e for e in own_entries() if e.id not in bundled and e.path.is_file()]
+    except InputError as error:
+        report(error)
+    choices = []
+    for entry in entries:
+        try:
+            choices.append(read_choice(entry))
+        except InputError as error:
+            report(error)
+    return choices
 
 
-def read_choice(path: str | Path, model: str | None = None) -> ModelChoice:
-    """The choice that a ``.safetensors`` file is, from the card in its header; InputError where it has none."""
-    path = Path(path)
+def read_choice(entry: CatalogueEntry) -> ModelChoice:
+    """The choice that an entry of the catalogue is, from the card in the header of its file; InputError where it has none."""
+    path = entry.path
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -56,10 +71,12 @@ def read_choice(path: str | Path, model: str | None = None) -> ModelChoice:
             card = json.loads(json.loads(file.read(length))["__metadata__"]["card"])
         title, licence = str(card["title"]), str(card["licence"])
         covers = tuple(map(str, card["modality"])), tuple(map(str, card["regions"]))
-        return ModelChoice(model or str(path), str(card["id"]), title, *covers, licence, path.stat().st_size, path)
+        return ModelChoice(entry.id, title, *covers, licence, path.stat().st_size)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise InputError(_("{path} cannot be read: {reason}.").format(path=path, reason=error.strerror)) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} is no weights file with a model card (.safetensors made by training.export or 'uae models import'). Convert it first."
+            _("{path} is no weights file with a model card, so the model {id} is not listed. Delete it and import the model again.").format(
+                path=path, id=entry.id
+            )
         ) from error

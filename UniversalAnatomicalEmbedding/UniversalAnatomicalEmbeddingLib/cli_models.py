@@ -18,7 +18,7 @@ Bar = Callable[[str], AbstractContextManager[Progress]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("action", choices=["list", "show", "import", "fetch"])
-    parser.add_argument("id", nargs="?", metavar="ID|FILE", help="show, fetch: a model's id; import: a SAM or UAE checkpoint file")
+    parser.add_argument("id", nargs="?", metavar="ID|FILE", help="show, fetch: a model's id; import: a weights file")
     parser.add_argument("--family", choices=["auto", "sam", "uae-s", "uae-m"], default="auto", help="import: what the checkpoint is")
     parser.add_argument("--id", dest="name", metavar="ID", help="import: the id to give it")
     parser.add_argument("--accept-licence", action="store_true", help="fetch: accept the licence shown without being asked")
@@ -40,7 +40,8 @@ def run(args: argparse.Namespace, bar: Bar) -> int:
 
 
 def _list() -> None:
-    from .catalogue import catalogue, load_model
+    from .catalogue import load_model
+    from .entries import catalogue
     from .releases import releases
 
     entries = catalogue()
@@ -56,11 +57,11 @@ def _list() -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from .releases import import_checkpoint
+    from .releases import import_model
 
     if args.id is None:
         raise InputError("Which file? Write: uae models import FILE, for example SAM.pth.")
-    _print_imported(import_checkpoint(Path(args.id), None if args.family == "auto" else args.family, args.name))
+    _print_imported(import_model(Path(args.id), None if args.family == "auto" else args.family, args.name))
 
 
 def _fetch(args: argparse.Namespace, bar: Bar) -> None:

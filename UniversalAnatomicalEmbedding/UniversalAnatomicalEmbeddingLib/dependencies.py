@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from .errors import InputError
+from .language import tr as _
 
 Provider = Literal["pytorch-extension", "pip", "slicer"]
 NEVER_INSTALLED = ("SimpleITK", "numpy", "vtk")
@@ -54,7 +55,8 @@ class Problem:
     found: str | None
 
     def __str__(self) -> str:
-        return f"{self.requirement.name} {self.requirement.minimum} or newer ({f'found {self.found}' if self.found else 'missing'})"
+        found = _("found {version}").format(version=self.found) if self.found else _("missing")
+        return _("{name} {version} or newer ({found})").format(name=self.requirement.name, version=self.requirement.minimum, found=found)
 
 
 class Installer(Protocol):
@@ -87,8 +89,10 @@ def find_problems(version_of: Callable[[str], str | None] = installed_version) -
 def question(problems: Sequence[Problem]) -> str:
     """What to ask the user before :func:`install`. Raises InputError for problems that must not be solved by installing."""
     _refuse_slicers_own(problems)
-    size = " (PyTorch is a download of 0.2 to 3 GB, a few minutes)" if any(p.requirement.name == "torch" for p in problems) else ""
-    return f"Finding anatomy needs {_listed(problems)}. Install into Slicer's Python now?{size}"
+    asked = _("Finding anatomy needs {packages}. Install into Slicer's Python now?").format(packages=_listed(problems))
+    if any(p.requirement.name == "torch" for p in problems):
+        asked += " " + _("PyTorch is a download of 0.2 to 3 GB, a few minutes.")
+    return asked
 
 
 def install(problems: Sequence[Problem], installer: Installer, version_of: Callable[[str], str | None] = installed_version) -> None:
@@ -106,9 +110,8 @@ def install(problems: Sequence[Problem], installer: Installer, version_of: Calla
     importlib.invalidate_caches()
     left = find_problems(version_of)
     if left:
-        raise InputError(
-            f"After the installation these are still wrong: {_listed(left)}. Restart Slicer and try again.\n\n{offline_text(left)}"
-        )
+        sentence = _("After the installation these are still wrong: {packages}. Restart Slicer and try again.")
+        raise InputError(f"{sentence.format(packages=_listed(left))}\n\n{offline_text(left)}")
 
 
 def offline_text(problems: Sequence[Problem], python: str = sys.executable) -> str:
@@ -117,15 +120,18 @@ def offline_text(problems: Sequence[Problem], python: str = sys.executable) -> s
     if not wanted:
         return ""
     tag = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return (
-        "Without internet access:\n"
-        f"1. On a computer with internet access, the same operating system and Python {tag}:\n"
-        f"   python -m pip download --only-binary :all: --dest wheels {wanted}\n"
-        "2. Carry the folder wheels here. Delete from it the files whose names begin with numpy, simpleitk or vtk: Slicer brings its own.\n"
-        "3. In a terminal here:\n"
-        f'   "{python}" -m pip install --no-index --find-links wheels {wanted}\n'
-        "4. Restart Slicer."
+    lines = (
+        _("Without internet access:"),
+        _("1. On a computer with internet access, the same operating system and Python {version}:").format(version=tag),
+        f"   python -m pip download --only-binary :all: --dest wheels {wanted}",
+        _(
+            "2. Carry the folder wheels here. Delete from it the files whose names begin with numpy, simpleitk or vtk: Slicer brings its own."
+        ),
+        _("3. In a terminal here:"),
+        f'   "{python}" -m pip install --no-index --find-links wheels {wanted}',
+        _("4. Restart Slicer."),
     )
+    return "\n".join(lines)
 
 
 class SlicerInstaller:
@@ -143,12 +149,12 @@ class SlicerInstaller:
             logic = self._load("PyTorchUtils").PyTorchUtilsLogic()
         except ImportError:
             raise InputError(
-                "The extension PyTorch is needed to install torch. Install it in the Extensions Manager, restart Slicer and try again."
+                _("The extension PyTorch is needed to install torch. Install it in the Extensions Manager, restart Slicer and try again.")
             ) from None
         with _readable("torch"):
             installed = logic.installTorch(askConfirmation=False, torchVersionRequirement=f">={requirement.minimum}")
         if installed is None:
-            raise InputError("torch was not installed. See the Python console for the reason, then try again.")
+            raise InputError(_("torch was not installed. See the Python console for the reason, then try again."))
 
     def install(self, requirements: Sequence[Requirement]) -> None:
         """Install by ``pip_install``, with a progress dialog in the Slicer versions that have one; packages of Slicer's own stay as they are."""
@@ -170,15 +176,15 @@ def _readable(what: str) -> Iterator[None]:
     try:
         yield
     except (subprocess.CalledProcessError, RuntimeError, OSError) as error:
-        raise InputError(f"{what} could not be installed ({error}). Check the internet access, or install offline.") from error
+        sentence = _("{packages} could not be installed ({reason}). Check the internet access, or install offline.")
+        raise InputError(sentence.format(packages=what, reason=error)) from error
 
 
 def _refuse_slicers_own(problems: Sequence[Problem]) -> None:
     own = [p for p in problems if p.requirement.provider == "slicer"]
     if own:
-        raise InputError(
-            f"This Slicer is too old or damaged: {_listed(own)} comes with Slicer and is never replaced. Install Slicer 5.10 or newer."
-        )
+        sentence = _("This Slicer is too old or damaged: {packages} comes with Slicer and is never replaced. Install Slicer 5.10 or newer.")
+        raise InputError(sentence.format(packages=_listed(own)))
 
 
 def _listed(problems: Sequence[Problem]) -> str:

@@ -1,4 +1,4 @@
-"""What the worker can do: embed, register, probe; and the model that stays loaded between jobs."""
+"""What the worker can do: embed, register, import, probe; and the model that stays loaded between jobs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from .messages import load_staged
 from .options import RegisterOptions
 from .progress import Progress, check, silent
 from .registration import write_transform
+from .releases import import_model
 from .session import Session, choose_device
 from .volume import guess_modality
 
@@ -41,10 +42,15 @@ class Jobs:
 
     def run(self, name: str, values: dict[str, Any], progress: Progress, cancel: Event) -> dict[str, Any]:
         """Do one job. Raises InputError for an unknown job or wrong keys, :class:`~.progress.Cancelled` when ``cancel`` is set meanwhile."""
-        jobs: dict[str, Callable[..., dict[str, Any]]] = {"embed": self.embed, "register": self.register, "probe": self.probe}
+        jobs: dict[str, Callable[..., dict[str, Any]]] = {
+            "embed": self.embed,
+            "register": self.register,
+            "import": self.import_weights,
+            "probe": self.probe,
+        }
         job = jobs.get(name)
         if job is None:
-            raise InputError(f"There is no job '{name}'; use embed, register, probe or shutdown.")
+            raise InputError(f"There is no job '{name}'; use embed, register, import, probe or shutdown.")
         try:
             inspect.signature(job).bind(**values)
         except TypeError as error:
@@ -106,6 +112,11 @@ class Jobs:
         check(self._cancel)
         write_transform(result.transform, out)
         return {"transform": str(out), "report": result.report(), "device": session.device, "notice": self._notice}
+
+    def import_weights(self, path: str) -> dict[str, Any]:
+        """Bring a weights file into the user's model folder (see :func:`.releases.import_model`): "model", its id, and "notices" about it."""
+        imported = import_model(Path(path))
+        return {"model": imported.entry.id, "notices": list(imported.notices)}
 
     def probe(self) -> dict[str, Any]:
         """Versions and every device tried with a real convolution (see :func:`.diagnostics.probe`)."""

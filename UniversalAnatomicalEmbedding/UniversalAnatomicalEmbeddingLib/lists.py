@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from . import mrml, views
 from .errors import InputError
+from .language import tr as _
 from .observers import Observers
 from .points import Position
 from .presenter import Presenter
@@ -43,7 +44,8 @@ class PointLists:
     def use(self, node: Node | None) -> None:
         """Take a list of the scene as the template's, with its matches and template volume from before; InputError for a list of matches."""
         if node is not None and mrml.attribute(node, "Role") is not None:
-            raise InputError(f"{node.GetName()} holds matches. Choose the list that they were made from, or a copy of it.")
+            sentence = _("{name} holds matches. Choose the list that they were made from, or a copy of it.")
+            raise InputError(sentence.format(name=node.GetName()))
         for group in ("template list", *(f"matches {v}" for v in self.matches)):
             self._observers.remove(group)
         self.template, self.matches = node, {}
@@ -66,7 +68,7 @@ class PointLists:
     def new(self, name: str) -> Node:
         """A new, empty template list that moves with the template volume."""
         if self.presenter.template is None:
-            raise InputError("Choose a template volume first.")
+            raise InputError(self.presenter.can_place.reason)
         volume = self.scene.GetNodeByID(self.presenter.template)
         with self._quietly():
             node = self.scene.AddNewNodeByClass(FIDUCIALS, self.scene.GenerateUniqueName(name))
@@ -83,7 +85,9 @@ class PointLists:
             assert self.template is not None
             target = self.scene.GetNodeByID(volume)
             with self._quietly(), views.placing_kept(self.scene):
-                node = self.scene.AddNewNodeByClass(FIDUCIALS, f"{self.template.GetName()} in {target.GetName()}")
+                node = self.scene.AddNewNodeByClass(
+                    FIDUCIALS, _("{list} in {volume}").format(list=self.template.GetName(), volume=target.GetName())
+                )
                 mrml.set_attributes(node, {"Role": "matches", "Template": self.template.GetName()})
                 mrml.link(node, "TemplateList", self.template)
                 mrml.link(node, "Volume", target)
@@ -163,7 +167,7 @@ class PointLists:
         if self.writing or self.template is None:
             return
         table = self.presenter.table
-        for identifier, label, _ in mrml.read_landmarks(self.template):
+        for identifier, label, _where in mrml.read_landmarks(self.template):
             key = self.keys.get(identifier)
             if key in table.keys and table.row(key).label != label:  # type: ignore[arg-type]
                 table = table.placed(key, label, table.row(key).position_lps)  # type: ignore[arg-type]
@@ -179,7 +183,7 @@ class PointLists:
         table, found = self.presenter.table, mrml.read_matches(node)
         if len(found) != len(table):  # removing matches one by one would shift the rows: the table puts them back
             return self.write()
-        for row, (_, cell) in zip(self.presenter.table.landmarks, found, strict=True):
+        for row, (_label, cell) in zip(self.presenter.table.landmarks, found, strict=True):
             if cell.position_lps is not None and cell.position_lps != row.cell(volume).position_lps:
                 table = table.corrected(row.key, volume, cell.position_lps)
         self.presenter.commit(table)

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from . import mrml, views
+from .language import tr as _
 from .lists import FIDUCIALS, as_position
 from .workbench import Workbench
 
@@ -63,7 +64,7 @@ class LiveCursor:
 
     def _cross(self, volume: str) -> Node:
         if volume not in self._crosses or not self.bench.scene.IsNodePresent(self._crosses[volume]):
-            node = views.passing_node(self.bench.scene, FIDUCIALS, "Live cursor")
+            node = views.passing_node(self.bench.scene, FIDUCIALS, _("Live cursor"))
             mrml.write_landmarks(node, [("", None)])
             views.style_cursor(node)
             self._crosses[volume] = node
@@ -82,7 +83,7 @@ class Overlay:
         self.hide()
         point = self.bench.world(key)
         scene, target = self.bench.scene, self.bench.scans.node(volume)
-        node = views.passing_node(scene, "vtkMRMLScalarVolumeNode", "Similarity")
+        node = views.passing_node(scene, "vtkMRMLScalarVolumeNode", _("Similarity"))
         self.node = node
         self.bench.scans.similarity(point, volume, node)  # type: ignore[arg-type]
         views.style_overlay(node)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
 from .geometry import FloatArray, Grid
+from .language import tr as _
 from .points import Point, PointList, Position
 from .table import Cell, CellStatus
 from .volume import DICOM_MODALITIES, Modality, Volume, from_array
@@ -119,10 +120,11 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
 
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0:
-        raise InputError(f"{node.GetName()} has no voxels. Load the scan again.")
+        raise InputError(_("{name} has no voxels. Load the scan again.").format(name=node.GetName()))
     if image.GetNumberOfScalarComponents() != 1:
         count = image.GetNumberOfScalarComponents()
-        raise InputError(f"{node.GetName()} has {count} values per voxel; a scalar scan is needed. Extract one component or time point.")
+        sentence = _("{name} has {count} values per voxel; a scalar scan is needed. Extract one component or time point.")
+        raise InputError(sentence.format(name=node.GetName(), count=count))
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
     return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _modality(node), node.GetName())
 
@@ -236,7 +238,7 @@ def read_matches(node: Node) -> list[tuple[str, Cell]]:
     values = measurement.GetControlPointValues() if measurement else None
     rows = []
     for i in range(node.GetNumberOfControlPoints()):
-        word, _, note = node.GetNthControlPointDescription(i).partition("; ")
+        word, _separator, note = node.GetNthControlPointDescription(i).partition("; ")
         status, where = cast(CellStatus, word), position(node, i)
         if where is not None:
             status = status if status in ("found", "uncertain", "accepted", "rejected") else "corrected"
@@ -265,7 +267,7 @@ def write_matches(node: Node, rows: Sequence[tuple[str, Cell]]) -> None:
         node.SetNthControlPointDescription(i, f"{cell.status}; {cell.note}" if cell.note else cell.status)
         node.SetNthControlPointSelected(i, cell.status != "uncertain")
         node.SetNthControlPointVisibility(i, cell.status != "rejected")
-    _set_confidence(node, [math.nan if cell.confidence is None else cell.confidence for _, cell in rows])
+    _set_confidence(node, [math.nan if cell.confidence is None else cell.confidence for _label, cell in rows])
 
 
 def point_list(node: Node) -> PointList:

@@ -10,6 +10,7 @@ from typing import Any
 from . import __version__
 from .desk import Desk
 from .errors import InputError
+from .language import tr as _
 from .scans import Engine, Snapshot
 from .workbench import Workbench
 from .worker_client import Cancelled, Done, Event, Failed, Progress
@@ -48,7 +49,7 @@ class Preparation:
             try:
                 snapshot = self.bench.scans.snapshot(volume)
                 job = {"job": "embed", "volume": snapshot.volume, "model": model, "device": device}
-                self._jobs[volume] = self.desk.submit(job, partial(self._heard, volume, snapshot))
+                self._jobs[volume] = self.desk.submit(job, partial(self._heard, volume, snapshot, model))
             except InputError as error:
                 presenter.readiness.failed(volume, str(error))
         return len(chosen)
@@ -59,7 +60,7 @@ class Preparation:
         for job in self._jobs.values():
             self.desk.cancel(job)
 
-    def _heard(self, volume: str, snapshot: Snapshot, event: Event) -> None:
+    def _heard(self, volume: str, snapshot: Snapshot, model: str | None, event: Event) -> None:
         readiness = self.bench.presenter.readiness
         gone = volume not in self.bench.presenter.volumes
         if isinstance(event, Progress):
@@ -68,12 +69,12 @@ class Preparation:
             readiness.progress(volume, event.fraction, event.text, event.seconds_left)
             return
         self._jobs.pop(volume, None)
-        if isinstance(event, Done) and not gone:
+        if not gone and (isinstance(event, Cancelled) or model != self.bench.presenter.model):  # another one was chosen meanwhile
+            self.bench.scans.settle(volume)
+        elif isinstance(event, Done) and not gone:
             self._done(volume, snapshot, event.result)
         elif isinstance(event, Failed) and not gone:
             readiness.failed(volume, event.sentence)
-        elif isinstance(event, Cancelled) and not gone:
-            self.bench.scans.settle(volume)
         if not self._jobs and readiness.cancelling:
             readiness.stopped()
 
@@ -115,5 +116,6 @@ class Loader:
             self._session, self._made_of = Session(self._chosen[0], result["device"]), made_of
         embedding = Cache(Path(result["cache"])).load(result["key"], result["name"])
         if embedding is None:
-            raise InputError(f"The embedding of {result['name']} is not in the cache any more. Prepare it again, or enlarge the cache.")
+            sentence = _("The embedding of {name} is not in the cache any more. Prepare it again, or enlarge the cache.")
+            raise InputError(sentence.format(name=result["name"]))
         return self._session, Searchable(embedding, result["device"])

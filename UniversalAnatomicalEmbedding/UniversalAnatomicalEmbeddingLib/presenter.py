@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .errors import InputError
+from .language import tr as _
 from .readiness import Readiness
 from .table import Cell, History, LandmarkTable
 
@@ -77,7 +78,7 @@ class PanelState:
     def set_template(self, volume: str | None) -> None:
         """Choose the volume in which landmarks are placed."""
         if volume is not None and volume not in self.volumes:
-            raise InputError(f"There is no volume '{volume}'. It may have been closed.")
+            raise InputError(_("There is no volume '{volume}'. It may have been closed.").format(volume=volume))
         self.template = volume
         if self.selected_volume == volume:
             self.selected_volume = None
@@ -185,21 +186,27 @@ class Presenter(PanelState):
     def prepare_button(self) -> PrepareButton:
         """Text, state and action of the button that prepares and cancels."""
         if self.readiness.busy:
-            return PrepareButton("Cancelling..." if self.readiness.cancelling else "Cancel", not self.readiness.cancelling, "cancel")
+            return PrepareButton(_("Cancelling...") if self.readiness.cancelling else _("Cancel"), not self.readiness.cancelling, "cancel")
         if self.missing:
-            return PrepareButton("Install what is missing...", True, "install")
+            return PrepareButton(_("Install what is missing..."), True, "install")
         lacking = _lacking(self)
         if lacking:
             return PrepareButton(lacking, False, "none")
         count = len(self.to_prepare)
         if count == 0:
-            return PrepareButton("All volumes are prepared", False, "none")
-        return PrepareButton(f"Prepare {count} volume{'s' if count > 1 else ''}", True, "prepare")
+            return PrepareButton(_("All volumes are prepared"), False, "none")
+        text = _("Prepare 1 volume") if count == 1 else _("Prepare {count} volumes").format(count=count)
+        return PrepareButton(text, True, "prepare")
+
+    @property
+    def can_import(self) -> Gate:
+        """Importing a weights file, which cannot be read before the packages are installed."""
+        return Gate(False, self.missing) if self.missing else Gate(True)
 
     @property
     def can_place(self) -> Gate:
         """Placing needs a template only; a point placed before the volumes are ready is matched as soon as they are."""
-        return Gate(True) if self.template is not None else Gate(False, "Choose a template volume first.")
+        return Gate(True) if self.template is not None else Gate(False, _("Choose a template volume first."))
 
     @property
     def can_match(self) -> Gate:
@@ -207,25 +214,25 @@ class Presenter(PanelState):
         if self.missing:
             return Gate(False, self.missing)
         if not any(r.position_lps is not None for r in self.table.landmarks):
-            return Gate(False, "Place a landmark in the template, or load a list, first.")
+            return Gate(False, _("Place a landmark in the template, or load a list, first."))
         return self.can_search
 
     @property
     def can_search(self) -> Gate:
         """Looking up any position of the template in a target (matching, live cursor)."""
         if self.template is None:
-            return Gate(False, "Choose a template volume first.")
+            return self.can_place
         if not self.readiness.status(self.template).usable:
-            return Gate(False, f"Prepare the template {self.volumes[self.template]} first.")
+            return Gate(False, _("Prepare the template {name} first.").format(name=self.volumes[self.template]))
         if not any(self.readiness.status(v).usable for v in self.targets):
-            return Gate(False, "Prepare a target volume first.")
+            return Gate(False, _("Prepare a target volume first."))
         return Gate(True)
 
     @property
     def can_overlay(self) -> Gate:
         """The similarity map of the selected landmark."""
         if self.selected is None or self.table.row(self.selected).position_lps is None:
-            return Gate(False, "Select a landmark first.")
+            return Gate(False, _("Select a landmark first."))
         return self.can_search
 
     @property
@@ -233,35 +240,35 @@ class Presenter(PanelState):
         """Confirming the selected match."""
         cell = self.selected_cell
         if cell is None:
-            return Gate(False, "Select a match in the table first.")
+            return self.can_correct
         if cell.status in ("waiting", "failed"):
-            return Gate(False, "There is no match yet.")
-        return Gate(False, "Already settled.") if cell.status in ("accepted", "corrected") else Gate(True)
+            return Gate(False, _("There is no match yet."))
+        return Gate(False, _("Already settled.")) if cell.status in ("accepted", "corrected") else Gate(True)
 
     @property
     def can_reject(self) -> Gate:
         """Marking the selected match as wrong."""
         cell = self.selected_cell
         if cell is None:
-            return Gate(False, "Select a match in the table first.")
+            return self.can_correct
         if cell.position_lps is None:
-            return Gate(False, "There is no point to reject.")
-        return Gate(False, "Already rejected.") if cell.status == "rejected" else Gate(True)
+            return Gate(False, _("There is no point to reject."))
+        return Gate(False, _("Already rejected.")) if cell.status == "rejected" else Gate(True)
 
     @property
     def can_correct(self) -> Gate:
         """Saying by a click where the selected landmark is in the selected target."""
-        return Gate(True) if self.selected_cell is not None else Gate(False, "Select a match in the table first.")
+        return Gate(True) if self.selected_cell is not None else Gate(False, _("Select a match in the table first."))
 
     @property
     def can_delete(self) -> Gate:
         """Deleting the selected landmark everywhere."""
-        return Gate(True) if self.selected is not None else Gate(False, "Select a landmark first.")
+        return Gate(True) if self.selected is not None else Gate(False, _("Select a landmark first."))
 
     @property
     def can_export(self) -> Gate:
         """Writing the landmarks of every volume to files."""
-        return Gate(True) if len(self.table) else Gate(False, "There is no landmark to export.")
+        return Gate(True) if len(self.table) else Gate(False, _("There is no landmark to export."))
 
     @property
     def next_step(self) -> str:
@@ -278,33 +285,33 @@ def _next_step(panel: Presenter) -> str:
     status = {v: panel.readiness.status(v) for v in panel.used}
     if panel.readiness.busy:
         done = sum(s.state == "ready" for s in status.values())
-        return f"Preparing: {done} of {len(status)} volumes are ready. Landmarks can be placed meanwhile."
+        return _("Preparing: {done} of {count} volumes are ready. Landmarks can be placed meanwhile.").format(done=done, count=len(status))
     for volume, s in status.items():
         if s.state == "failed":
-            return f"{panel.volumes[volume]} could not be prepared: {s.reason}"
+            return _("{name} could not be prepared: {reason}").format(name=panel.volumes[volume], reason=s.reason)
     for volume, s in status.items():
         if s.state == "stale":
-            return f"{panel.volumes[volume]} {s.reason}. Press Prepare to bring it up to date."
+            return _("{name}: {reason}. Press Prepare to bring it up to date.").format(name=panel.volumes[volume], reason=s.reason)
     if panel.to_prepare:
-        return "Press Prepare: each volume is embedded once, then every click answers at once."
-    return _review(panel) if len(panel.table) else "Press Place landmark and click in the template."
+        return _("Press Prepare: each volume is embedded once, then every click answers at once.")
+    return _review(panel) if len(panel.table) else _("Press Place landmark and click in the template.")
 
 
 def _lacking(panel: Presenter) -> str:
     if len(panel.volumes) < 2:
-        return "Load another volume as the target" if panel.volumes else "Load a template and a target volume"
+        return _("Load another volume as the target") if panel.volumes else _("Load a template and a target volume")
     if panel.template is None:
-        return "Choose a template volume"
-    return "" if panel.targets else "Tick a target volume"
+        return _("Choose a template volume")
+    return "" if panel.targets else _("Tick a target volume")
 
 
 def _review(panel: Presenter) -> str:
     cells = [landmark.cell(v).status for landmark in panel.table.landmarks for v in panel.targets]
     if "waiting" in cells:
-        return "Press Match all to find the landmarks that are still waiting."
+        return _("Press Match all to find the landmarks that are still waiting.")
     uncertain, failed = cells.count("uncertain"), cells.count("failed")
     if uncertain:
-        return f"{uncertain} uncertain match{'es' if uncertain > 1 else ''}: look, then accept, drag or reject."
+        return _("Uncertain matches: {count}. Look, then accept, drag or reject.").format(count=uncertain)
     if failed:
-        return f"{failed} match{'es' if failed > 1 else ''} failed; the table says why."
-    return "Review the matches: accept, drag or reject." if "found" in cells else "All matches are settled; export them."
+        return _("Failed matches: {count}. The table says why.").format(count=failed)
+    return _("Review the matches: accept, drag or reject.") if "found" in cells else _("All matches are settled; export them.")

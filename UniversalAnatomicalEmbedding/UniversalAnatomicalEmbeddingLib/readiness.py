@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .language import tr as _
+
 State = Literal["not prepared", "preparing", "ready", "stale", "failed"]
 
 
@@ -28,9 +30,12 @@ class VolumeStatus:
     def text(self) -> str:
         """One line for the list of volumes."""
         if self.state == "preparing":
-            left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
-            return f"preparing {self.fraction:.0%}{left}"
-        return f"{self.state}: {self.reason}" if self.reason else self.state
+            percent = f"{self.fraction:.0%}"
+            if self.seconds_left is None:
+                return _("preparing {percent}").format(percent=percent)
+            return _("preparing {percent}, {time} left").format(percent=percent, time=duration(self.seconds_left))
+        word = {"not prepared": _("not prepared"), "ready": _("ready"), "stale": _("stale"), "failed": _("failed")}[self.state]
+        return f"{word}: {self.reason}" if self.reason else word
 
 
 class Readiness:
@@ -62,7 +67,7 @@ class Readiness:
     def preparing(self, volumes: Sequence[str]) -> None:
         """These volumes wait for their turn in the worker."""
         self.cancelling = False
-        self._status |= {v: VolumeStatus("preparing", step="waiting") for v in volumes}
+        self._status |= {v: VolumeStatus("preparing", step=_("waiting")) for v in volumes}
         self._changed()
 
     def progress(self, volume: str, fraction: float, step: str, seconds_left: float | None = None) -> None:
@@ -107,4 +112,6 @@ class Readiness:
 
 def duration(seconds: float) -> str:
     """A time left as people say it: "8 s", "3 min"."""
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    if seconds < 90:
+        return _("{count} s").format(count=max(1, round(seconds)))
+    return _("{count} min").format(count=round(seconds / 60))

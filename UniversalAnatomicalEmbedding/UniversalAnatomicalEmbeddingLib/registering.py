@@ -14,7 +14,9 @@ import numpy as np
 from . import mrml, transform_node, views
 from .desk import Desk
 from .errors import InputError
+from .language import tr as _
 from .options import RegisterOptions
+from .readiness import duration
 from .scans import Snapshot
 from .workbench import Workbench
 from .worker_client import Cancelled, Done, Event, Failed, Progress
@@ -38,10 +40,13 @@ class Outcome:
     def text(self) -> str:
         """The figures as a sentence or two."""
         report = self.report
-        tre = "" if report["expected_tre_mm"] is None else f", expected error {report['expected_tre_mm']:.1f} mm"
-        folding = "" if report["stage"] != "deformable" else f", {report['folding']:.2%} of the field folds"
-        note = f" {report['note']}" if report["note"] else ""
-        return f"{report['stage'].capitalize()}: {report['inliers']} of {report['pairs']} pairs agree{tre}{folding}.{note}"
+        stage = {"rigid": _("Rigid"), "similarity": _("Similarity"), "affine": _("Affine"), "deformable": _("Deformable")}[report["stage"]]
+        figures = [_("{inliers} of {pairs} pairs agree").format(inliers=report["inliers"], pairs=report["pairs"])]
+        if report["expected_tre_mm"] is not None:
+            figures.append(_("expected error {error} mm").format(error=f"{report['expected_tre_mm']:.1f}"))
+        if report["stage"] == "deformable":
+            figures.append(_("{share} of the field folds").format(share=f"{report['folding']:.2%}"))
+        return " ".join(filter(None, (f"{stage}: {', '.join(figures)}.", report["note"])))
 
 
 class Registering:
@@ -72,9 +77,9 @@ class Registering:
     ) -> None:
         """Register ``moving`` to ``fixed`` in the worker. InputError for a choice that cannot be registered."""
         if fixed is None or moving is None or fixed is moving:
-            raise InputError("Choose a fixed and a moving volume that are not the same.")
+            raise InputError(_("Choose a fixed and a moving volume that are not the same."))
         if self.busy:
-            raise InputError("A registration is under way. Wait for it, or cancel it.")
+            raise InputError(_("A registration is under way. Wait for it, or cancel it."))
         snapshots = [self.bench.scans.snapshot(node.GetID()) for node in (fixed, moving)]
         out = Path(tempfile.mkdtemp(prefix="uae-")) / "fixed_to_moving.h5"
         job: dict[str, Any] = {
@@ -89,7 +94,7 @@ class Registering:
         if source == "accepted landmarks":
             job["landmarks"] = self._pairs_in_scans(fixed, moving, snapshots)
         self._job = self.desk.submit(job, partial(self._heard, fixed, moving, snapshots, out))
-        self._say("Waiting for the worker")
+        self._say(_("Waiting for the worker"))
 
     def cancel(self) -> None:
         """Stop the registration."""
@@ -101,7 +106,7 @@ class Registering:
         if self.outcome is not None and self.bench.scene.IsNodePresent(self.outcome.moving):
             self.outcome.moving.SetAndObserveTransformNodeID(self.outcome.before)
         self.outcome = None
-        self._say("The registration was undone; its transform is still in the scene.")
+        self._say(_("The registration was undone; its transform is still in the scene."))
 
     # --- landmarks ---------------------------------------------------------------------------------------------------------------------
 
@@ -137,7 +142,8 @@ class Registering:
     def _pairs_in_scans(self, fixed: Node, moving: Node, snapshots: list[Snapshot]) -> list[list[list[float]]]:
         pairs = self.landmark_pairs(fixed, moving)
         if len(pairs) < 3:
-            raise InputError(f"{len(pairs)} landmarks are accepted or corrected in both volumes; at least 3 are needed.")
+            sentence = _("Landmarks accepted or corrected in both volumes: {count}; at least 3 are needed.")
+            raise InputError(sentence.format(count=len(pairs)))
         both = zip((fixed, moving), snapshots, (1, 2), strict=True)
         return [mrml.scan_from_world(n, s.pose, np.array([p[at] for p in pairs])).tolist() for n, s, at in both]
 
@@ -153,7 +159,7 @@ class Registering:
             views.show_overlay(scene, moving, fixed, share)
             return
         found, shown, index_to_ras = transform_node.resampled(moving, fixed)
-        node = views.passing_node(scene, "vtkMRMLScalarVolumeNode", "Preview")
+        node = views.passing_node(scene, "vtkMRMLScalarVolumeNode", _("Preview"))
         z, y, x = np.ogrid[: found.shape[0], : found.shape[1], : found.shape[2]]
         if kind == "checkerboard":
             cells = [np.floor(i * np.linalg.norm(index_to_ras[:3, axis]) / CHECKER_MM) for i, axis in ((x, 0), (y, 1), (z, 2))]
@@ -168,7 +174,7 @@ class Registering:
         views.show_overlay(scene, node, fixed, 1.0)
 
     def _hide_preview(self) -> None:
-        for _, composite in views.slice_views(self.bench.scene):
+        for _view, composite in views.slice_views(self.bench.scene):
             composite.SetForegroundVolumeID(None)
         if self._preview is not None:
             self.bench.scene.RemoveNode(self._preview)
@@ -178,8 +184,10 @@ class Registering:
 
     def _heard(self, fixed: Node, moving: Node, snapshots: list[Snapshot], out: Path, event: Event) -> None:
         if isinstance(event, Progress):
-            left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
-            self._say(f"{event.text} {event.fraction:.0%}{left}")
+            done = f"{event.text} {event.fraction:.0%}"
+            if event.seconds_left is not None:
+                done = _("{done}, {time} left").format(done=done, time=duration(event.seconds_left))
+            self._say(done)
             return
         self._job = None
         if isinstance(event, Done):
@@ -187,7 +195,7 @@ class Registering:
         elif isinstance(event, Failed):
             self._say(event.sentence)
         elif isinstance(event, Cancelled):
-            self._say("Cancelled.")
+            self._say(_("Cancelled."))
         out.unlink(missing_ok=True)
         out.parent.rmdir()
 
@@ -197,10 +205,12 @@ class Registering:
 
         scene = self.bench.scene
         if not (scene.IsNodePresent(fixed) and scene.IsNodePresent(moving)):
-            self._say("One of the volumes was closed; the result was dropped.")
+            self._say(_("One of the volumes was closed; the result was dropped."))
             return
         transform = transform_node.between_frames(read_transform(out), snapshots[0].pose, snapshots[1].pose)
-        node = scene.AddNewNodeByClass("vtkMRMLTransformNode", f"{moving.GetName()} to {fixed.GetName()}")
+        node = scene.AddNewNodeByClass(
+            "vtkMRMLTransformNode", _("{moving} to {fixed}").format(moving=moving.GetName(), fixed=fixed.GetName())
+        )
         transform_node.write_transform_node(node, transform)
         node.SetAndObserveTransformNodeID(fixed.GetTransformNodeID())
         mrml.set_attributes(

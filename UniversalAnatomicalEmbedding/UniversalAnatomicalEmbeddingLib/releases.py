@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-from .catalogue import PRETRAINED, CatalogueEntry, ModelCard, catalogue, load_model, models_folder, register_model, save_weights, sha256
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .catalogue import Model, ModelCard, load_model, save_weights
 from .checkpoints import Checkpoint, Family, read_checkpoint
 from .download import download
+from .entries import PRETRAINED, CatalogueEntry, catalogue, models_folder, register_model, sha256
 from .errors import InputError
 from .preprocess import Intensity
 from .progress import Progress, silent
@@ -66,6 +72,18 @@ def releases() -> dict[str, Release]:
     return found
 
 
+def import_model(path: Path, family: Family | None = None, name: str | None = None) -> Imported:
+    """Bring a weights file into the user's folder: a ``.safetensors`` file with a model card as it is, a SAM or UAE checkpoint converted.
+
+    ``name`` is the id to give it; None: that of its card, or what :func:`import_checkpoint` gives it. Nothing is written when it is refused.
+    """
+    if not _has_card(path):
+        return import_checkpoint(path, family, name)
+    if family is not None:
+        raise InputError(f"{path} has a model card that says what it is. Leave out --family.")
+    return _import_with_card(path, name)
+
+
 def import_checkpoint(path: Path, family: Family | None = None, name: str | None = None) -> Imported:
     """Convert a released SAM or UAE checkpoint, or a copy trained further, to a model in the user's folder; nothing is written when it is refused.
 
@@ -85,12 +103,12 @@ def import_checkpoint(path: Path, family: Family | None = None, name: str | None
     like = known[checkpoint.family]
     same = claimed is not None and claimed.family == checkpoint.family
     name = _checked_id(name or (claimed.id if same and claimed else _slug(path)))
-    _refuse_other_file(name, digest)
+    _refuse_other(name, lambda other: other.card.training.get("sha256") == digest)
     notices = [] if verified else [_unverified(path, digest, like)]
     if not verified and family is None:
-        notices.append(f"Taken for {checkpoint.family}, since {checkpoint.reason}; --family says otherwise.")
+        notices.append(f"Taken for {checkpoint.family}, since {checkpoint.reason}. Where that is wrong: uae models import FILE --family.")
     card = _card(checkpoint, like, name, path.name, digest, verified is not None)
-    return Imported(_store(checkpoint, card), tuple(notices))
+    return Imported(_store(checkpoint.weights, card), tuple(notices))
 
 
 def fetch(release: Release, progress: Progress = silent, cancel: Event | None = None) -> Imported:
@@ -120,11 +138,29 @@ def fetch(release: Release, progress: Progress = silent, cancel: Event | None = 
     return Imported(entry, ())
 
 
-def _store(checkpoint: Checkpoint, card: ModelCard) -> CatalogueEntry:
+def _has_card(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "card" in (file.metadata() or {})
+    except Exception:  # no .safetensors file: reading it as a checkpoint says what it is
+        return False
+
+
+def _import_with_card(path: Path, name: str | None) -> Imported:
+    model = load_model(path)
+    card = replace(model.card, id=_checked_id(name or model.card.id))
+    _refuse_other(card.id, lambda other: other.fingerprint() == model.fingerprint())
+    here = catalogue().get(card.id)
+    if here is not None and here.source == "bundled":  # the same weights: nothing to import
+        return Imported(here, ())
+    return Imported(_store(load_file(path), card), ())
+
+
+def _store(weights: dict[str, Tensor], card: ModelCard) -> CatalogueEntry:
     folder = models_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{card.id}.safetensors"
-    save_weights(checkpoint.weights, card, path)
+    save_weights(weights, card, path)
     entry = CatalogueEntry(card.id, "imported", path.name, sha256(path), path.stat().st_size)
     register_model(entry)
     return entry
@@ -151,13 +187,15 @@ def _unverified(path: Path, digest: str, like: Release) -> str:
     return f"Unverified: {path.name} has SHA-256 {digest}; {expected}."
 
 
-def _refuse_other_file(name: str, digest: str) -> None:
+def _refuse_other(name: str, same: Callable[[Model], bool]) -> None:
+    """InputError where the id belongs to another model; one whose file is missing or damaged may be replaced."""
     entry = catalogue().get(name)
-    if entry is None or not entry.path.is_file():
+    if entry is None or (entry.source != "bundled" and not (entry.path.is_file() and sha256(entry.path) == entry.sha256)):
         return
-    if entry.source == "bundled" or load_model(name).card.training.get("sha256") != digest:
+    if not same(load_model(name)):
         raise InputError(
-            f"There is already another model '{name}' ({entry.path}). Give this one another name with --id, or delete that file."
+            f"There is already another model '{name}' ({entry.path}). Give this one another name (uae models import FILE --id NAME), or delete "
+            "that file."
         )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import mrml
 from .errors import InputError
 from .geometry import FloatArray, Grid
+from .language import tr as _
 from .observers import Observers
 from .points import Position
 from .presenter import Presenter
@@ -71,7 +72,7 @@ class Scans:
         """The node of a volume id; InputError where it is not in the scene."""
         node = self.scene.GetNodeByID(volume)
         if node is None:
-            raise InputError(f"There is no volume '{volume}' in the scene. It may have been closed.")
+            raise InputError(_("There is no volume '{volume}' in the scene. It may have been closed.").format(volume=volume))
         return node
 
     def refresh(self) -> None:
@@ -141,7 +142,8 @@ class Scans:
         template = self.presenter.template
         for volume in (template, target):
             if volume is None or volume not in self._prepared:
-                raise InputError(f"{self.presenter.volumes.get(volume or '', 'The template')} is not prepared. Press Prepare first.")
+                name = self.presenter.volumes.get(volume or "", _("The template"))
+                raise InputError(_("{name} is not prepared. Press Prepare first.").format(name=name))
         assert template is not None
         return template, self._prepared[template], self._prepared[target]
 
@@ -154,7 +156,7 @@ class Scans:
 
     def _engine(self) -> Engine:
         if self.engine is None:
-            raise InputError("No model is loaded. Press Prepare first.")
+            raise InputError(_("No model is loaded. Press Prepare first."))
         return self.engine
 
     def _look(self, volume: str) -> None:
@@ -167,10 +169,10 @@ class Scans:
             if self.presenter.readiness.status(volume).state == "stale":
                 self.presenter.readiness.ready(volume)
         elif prepared is not None and (prepared.fingerprint.voxels, prepared.fingerprint.geometry) == (now.voxels, now.geometry):
-            self.presenter.readiness.stale(volume, "was moved since it was prepared", usable=True)
+            self.presenter.readiness.stale(volume, _("was moved since it was prepared"), usable=True)
         elif prepared is not None:
             del self._prepared[volume]
-            self.presenter.readiness.stale(volume, "was changed since it was prepared", usable=False)
+            self.presenter.readiness.stale(volume, _("was changed since it was prepared"), usable=False)
         if node.GetName() != self.presenter.volumes.get(volume):
             self.refresh()
         self._moved(volume)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from .errors import InputError
+from .language import tr as _
 from .points import Position
 
 CellStatus = Literal["waiting", "found", "uncertain", "absent", "failed", "accepted", "corrected", "rejected"]
@@ -30,14 +31,14 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.status not in get_args(CellStatus):
-            raise InputError(f"Unknown match status '{self.status}'; use one of {', '.join(get_args(CellStatus))}.")
+            sentence = _("Unknown match status '{status}'; use one of {known}.")
+            raise InputError(sentence.format(status=self.status, known=", ".join(get_args(CellStatus))))
 
     @property
     def text(self) -> str:
         """What the table shows: "0.87 found", "0.31 uncertain", "absent", "corrected" ..."""
-        if self.confidence is None or self.status == "absent":
-            return self.status
-        return f"{self.confidence:.2f} {self.status}"
+        word = _word(self.status)
+        return word if self.confidence is None or self.status == "absent" else f"{self.confidence:.2f} {word}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class LandmarkTable:
         for landmark in self.landmarks:
             if landmark.key == key:
                 return landmark
-        raise InputError(f"There is no landmark number {key}. It may have been deleted.")
+        raise InputError(_("There is no landmark number {key}. It may have been deleted.").format(key=key))
 
     def placed(self, key: int, label: str, position_lps: Position | None) -> LandmarkTable:
         """A landmark added at the end, or, where the key exists, renamed and moved. Moving makes every match but a correction wait again."""
@@ -114,7 +115,7 @@ class LandmarkTable:
         row = self.row(key)
         cell = row.cell(volume)
         if cell.status in ("waiting", "failed"):
-            raise InputError(f"{row.label} has no match in this volume yet, so there is nothing to accept.")
+            raise InputError(_("{label} has no match in this volume yet, so there is nothing to accept.").format(label=row.label))
         return self if cell.status == "corrected" else self._with(row.with_cell(volume, replace(cell, status="accepted")))
 
     def rejected(self, key: int, volume: str) -> LandmarkTable:
@@ -122,7 +123,7 @@ class LandmarkTable:
         row = self.row(key)
         cell = row.cell(volume)
         if cell.position_lps is None:
-            raise InputError(f"{row.label} has no point in this volume, so there is nothing to reject.")
+            raise InputError(_("{label} has no point in this volume, so there is nothing to reject.").format(label=row.label))
         return self._with(row.with_cell(volume, replace(cell, status="rejected")))
 
     def cleared(self, key: int, volume: str) -> LandmarkTable:
@@ -142,6 +143,20 @@ class LandmarkTable:
 
     def _with(self, changed: Landmark) -> LandmarkTable:
         return LandmarkTable(tuple(changed if row.key == changed.key else row for row in self.landmarks))
+
+
+def _word(status: CellStatus) -> str:
+    words: dict[CellStatus, str] = {
+        "waiting": _("waiting"),
+        "found": _("found"),
+        "uncertain": _("uncertain"),
+        "absent": _("absent"),
+        "failed": _("failed"),
+        "accepted": _("accepted"),
+        "corrected": _("corrected"),
+        "rejected": _("rejected"),
+    }
+    return words[status]
 
 
 class History:

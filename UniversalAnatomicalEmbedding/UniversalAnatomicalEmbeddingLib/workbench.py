@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from . import mrml, views
 from .errors import InputError
+from .language import tr as _
 from .lists import PointLists, as_position, in_frame, template_candidates
 from .observers import Observers
 from .points import PointList, Position, read_points, write_points
@@ -60,7 +61,7 @@ class Workbench:
             known = [n for n in template_candidates(self.scene) if mrml.linked(n, "TemplateVolume") is not None]
             if known:
                 self.lists.use(known[0])
-        for _, composite in views.slice_views(self.scene):
+        for _view, composite in views.slice_views(self.scene):
             if composite.GetID() not in self.observers:
                 self.observers.add(composite.GetID(), composite, "ModifiedEvent", self.lists.arrange)
         self.lists.arrange()
@@ -87,7 +88,7 @@ class Workbench:
 
     def placing_list(self) -> Node:
         """The template's point list, made if need be: the one that place mode must add points to."""
-        return self.lists.template if self.lists.template is not None else self.lists.new("Landmarks")
+        return self.lists.template if self.lists.template is not None else self.lists.new(_("Landmarks"))
 
     def add(self, label: str, point_lps: ArrayLike) -> int:
         """Place a landmark at a world position of the template, and match it; returns its key."""
@@ -187,9 +188,10 @@ class Workbench:
     def export(self, folder: str | Path, extension: str = ".mrk.json") -> list[Path]:
         """Write the template's list and every match list, each in the frame of its volume's own file; returns the paths."""
         if extension not in EXPORTS:
-            raise InputError(f"Landmarks cannot be written as '{extension}'; use {', '.join(EXPORTS)}.")
+            sentence = _("Landmarks cannot be written as '{extension}'; use {known}.")
+            raise InputError(sentence.format(extension=extension, known=", ".join(EXPORTS)))
         if self.lists.template is None or not len(self.presenter.table):
-            raise InputError("There is no landmark to export. Place one first.")
+            raise InputError(self.presenter.can_export.reason)
         paths = []
         for node, volume in ((self.lists.template, self.presenter.template), *((n, v) for v, n in self.lists.matches.items())):
             points = mrml.point_list(node)
@@ -203,8 +205,8 @@ class Workbench:
         """Read landmarks in the frame of the template's own file into a new template list, and match them."""
         points = read_points(path)
         if not points.points:
-            raise InputError(f"{path} holds no point.")
-        node = self.lists.new(points.name or "Landmarks")
+            raise InputError(_("{path} holds no point.").format(path=path))
+        node = self.lists.new(points.name or _("Landmarks"))
         table = LandmarkTable()
         for point in points.points:
             table = table.placed(self.lists.new_key(), point.label, point.position_lps)

@@ -4,7 +4,8 @@ In::
 
     {"id": 1, "job": "embed", "volume": {"array": "1.npy", "affine": [[...]], "modality": "ct", "name": "a"}, "model": null}
     {"id": 2, "job": "register", "fixed": {...}, "moving": {...}, "options": {"stage": "rigid"}, "out": "result.h5"}
-    {"id": 3, "job": "probe"}
+    {"id": 3, "job": "import", "path": "SAM.pth"}
+    {"id": 4, "job": "probe"}
     {"cancel": 2}
     {"job": "shutdown"}
 

@@ -83,7 +83,7 @@ class WorkerClient:
     def submit(self, job: dict[str, Any]) -> int:
         """Queue a job and return its number; jobs run one after another, in the order given.
 
-        ``job["job"]`` is "embed", "register" or "probe"; its other keys are in :mod:`.worker`. Any value may be a
+        ``job["job"]`` is "embed", "register", "import" or "probe"; its other keys are in :mod:`.worker`. Any value may be a
         :class:`~.volume.Volume`: another thread writes it to a file when its turn comes, so leave its voxels unchanged until the job
         ends. Raises InputError after :meth:`close`.
         """

@@ -8,6 +8,8 @@ from typing import Any
 
 import qt
 
+from UniversalAnatomicalEmbeddingLib.presenter import Gate
+
 COLOURS = {
     "found": (70, 190, 90, 70),
     "accepted": (70, 190, 90, 140),
@@ -57,7 +59,10 @@ def put(table: Any, row: int, column: int, text: str, status: str = "", tip: str
         item.setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
 
 
-def enable(widget: Any, gate: Any, tip: str) -> None:
-    """Enable a button or say in its tool tip why not."""
+def enable(widget: Any, gate: Gate) -> None:
+    """Enable a button, or say why not below the tool tip that the .ui file gives it."""
+    if widget.property("tip") is None:
+        widget.setProperty("tip", widget.property("toolTip"))
+    tip = widget.property("tip")
     widget.setEnabled(gate.enabled)
     widget.setToolTip(tip if gate.enabled else f"{tip}\n{gate.reason}")

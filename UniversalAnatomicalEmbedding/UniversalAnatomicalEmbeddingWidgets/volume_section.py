@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import qt
@@ -10,9 +11,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from UniversalAnatomicalEmbeddingLib import diagnostics, views
-from UniversalAnatomicalEmbeddingLib.choices import ModelChoice, model_choices, read_choice
+from UniversalAnatomicalEmbeddingLib.choices import ModelChoice, model_choices
+from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.presenter import Gate
+from UniversalAnatomicalEmbeddingLib.worker_client import Done, Failed, Progress
 
-from .tables import put, resize, silenced
+from .tables import enable, put, resize, silenced
 
 SETTING = "UniversalAnatomicalEmbedding/"
 
@@ -27,6 +31,7 @@ class VolumeSection:
         self.choices: list[ModelChoice] = []
         self.devices: list[str] = ["auto", "cpu"]
         self._rows: list[str] = []
+        self._importing = self._details = ""
         self._devicesListed = False
         ui.templateSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onTemplate)
         ui.volumeTable.connect("itemChanged(QTableWidgetItem*)", self.onItem)
@@ -41,11 +46,10 @@ class VolumeSection:
     # --- what is chosen ----------------------------------------------------------------------------------------------------------------
 
     def fillModels(self, model: str | None = None) -> None:
-        """List the catalogue and the imported files; choose ``model``, else the one of the last time."""
-        imported = self.settings.value(SETTING + "importedModels") or []
-        self.choices = model_choices([imported] if isinstance(imported, str) else imported)
+        """List the catalogue; choose ``model``, else the one of the last time."""
+        self.choices = model_choices(self.panel.report)
         wanted = model or self.settings.value(SETTING + "model")
-        names = [c.model for c in self.choices]
+        names = [c.id for c in self.choices]
         at = names.index(wanted) if wanted in names else 0
         with silenced(self.ui.modelSelector):
             self.ui.modelSelector.clear()
@@ -74,7 +78,7 @@ class VolumeSection:
 
     def listDevices(self) -> None:
         """List what torch sees, once it is loaded (by the first embedding); whether it works is what "Test devices" finds out."""
-        if "torch" in sys.modules and not self._devicesListed:
+        if sys.modules.get("torch") and not self._devicesListed:
             self._devicesListed = True
             self.fillDevices([{"device": d, "title": _("not tested"), "ok": d != "cpu"} for d in diagnostics.devices()])
 
@@ -89,9 +93,10 @@ class VolumeSection:
     def onModel(self, index: int) -> None:
         if 0 <= index < len(self.choices):
             choice = self.choices[index]
-            self.logic.model = choice.model
-            self.settings.setValue(SETTING + "model", choice.model)
-            self.ui.modelDetailsLabel.setText(choice.details)
+            self.logic.model = choice.id
+            self.settings.setValue(SETTING + "model", choice.id)
+            self._details = choice.details
+            self.ui.modelDetailsLabel.setText(self._details)
             if self.presenter.model is not None:
                 self.logic.forgetOtherModels()
 
@@ -100,14 +105,26 @@ class VolumeSection:
         self.settings.setValue(SETTING + "device", self.devices[index])
 
     def onImport(self) -> None:
-        path = qt.QFileDialog.getOpenFileName(None, _("Import weights file"), "", _("Weights") + " (*.safetensors)")
+        """Have the worker read, convert and keep a weights file; the panel stays alive meanwhile."""
+        path = qt.QFileDialog.getOpenFileName(None, _("Import weights file"), "", _("Weights") + " (*.pth *.pt *.safetensors)")
         if path:
             with self.panel.shown(_("The weights file cannot be used.")):
-                choice = read_choice(path)
-                imported = self.settings.value(SETTING + "importedModels") or []
-                known = [imported] if isinstance(imported, str) else list(imported)
-                self.settings.setValue(SETTING + "importedModels", [*(k for k in known if k != path), path])
-                self.fillModels(choice.model)
+                self.logic.desk.submit({"job": "import", "path": path}, self._heard)
+                self._importing = Path(path).name
+                self.panel.keepPolling()
+                self.refresh()
+
+    def _heard(self, event: Any) -> None:
+        if isinstance(event, Progress):
+            return
+        self._importing = ""
+        if isinstance(event, Done):
+            self.fillModels(event.result["model"])
+        self.refresh()
+        if isinstance(event, Failed):
+            self.panel.report(InputError(event.sentence))
+        elif isinstance(event, Done) and event.result["notices"]:
+            slicer.util.infoDisplay("\n\n".join(event.result["notices"]))
 
     # --- what is done ------------------------------------------------------------------------------------------------------------------
 
@@ -136,6 +153,9 @@ class VolumeSection:
         self.ui.prepareButton.setText(button.text)
         self.ui.prepareButton.setEnabled(button.enabled)
         self.ui.layoutButton.setEnabled(bool(self.presenter.used))
+        importing = _("Importing {file}...").format(file=self._importing) if self._importing else ""
+        enable(self.ui.importModelButton, Gate(False, importing) if importing else self.presenter.can_import)
+        self.ui.modelDetailsLabel.setText(importing or self._details)
         template = self.presenter.template
         if template is not None:
             with silenced(self.ui.templateSelector):

@@ -63,7 +63,7 @@ def install(scene: Any, folder: Path) -> Any:
     """Make ``import slicer, qt, ctk`` what a Slicer module expects; settings are kept in ``folder``. Returns the QApplication."""
     import slicer
 
-    from . import ctk, parameter_node, qt, scripted_module
+    from . import ctk, i18n, parameter_node, qt, scripted_module
 
     application = qt.QApplication.instance() or qt.QApplication([])
     settings = qt.QSettings(str(folder / "settings.ini"), qt.QSettings.IniFormat)
@@ -76,7 +76,7 @@ def install(scene: Any, folder: Path) -> Any:
     stand_ins = {
         "ScriptedLoadableModule": scripted_module,
         "parameterNodeWrapper": parameter_node,
-        "i18n": types.SimpleNamespace(tr=lambda text: text, translate=lambda context, text: text),
+        "i18n": i18n,
     }
     sources = os.environ.get("SLICER_PY")
     if sources:
