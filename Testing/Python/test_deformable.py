@@ -106,9 +106,17 @@ def test_the_field_covers_the_fixed_scan_with_a_margin() -> None:
     np.testing.assert_allclose(grid.spacing_xyz, 8.0)
 
 
+def test_a_field_as_long_as_the_anatomy_differs_falls_to_zero_without_folding() -> None:
+    grid = field_grid(GRID, 8.0)
+    falling = tapered(np.tile([20.0, -15, 40], (*grid.shape_zyx, 1)), grid)
+    assert (jacobian(falling, grid) > 0).all()
+    inside = grid.world_to_index(GRID.corners() * 0.99).round().astype(int)
+    np.testing.assert_array_equal(falling[tuple(inside.T)], np.tile([20.0, -15, 40], (8, 1)))
+
+
 def test_a_folding_field_is_smoothed_until_it_does_not() -> None:
     grid = field_grid(GRID, 8.0)
-    wild = tapered(np.random.default_rng(0).normal(0, 12, (*grid.shape_zyx, 3)))
+    wild = tapered(np.random.default_rng(0).normal(0, 12, (*grid.shape_zyx, 3)), grid)
     assert (jacobian(wild, grid) <= 0).mean() > 0.05
     calm = unfolded(wild, grid)
     assert (jacobian(calm, grid) <= 0).mean() < 0.005

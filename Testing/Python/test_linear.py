@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from itertools import combinations
+
 import numpy as np
 import pytest
 from positions import carried, motion
@@ -87,18 +90,29 @@ def test_few_flat_pairs_leave_the_affine_map_near_where_it_is_drawn_to() -> None
 @pytest.mark.parametrize("outliers", [0.0, 0.5, 0.75])
 def test_the_rigid_map_is_found_among_outliers(outliers: float) -> None:
     pairs = noisy_pairs(RIGID, 600, 5.0, outliers)
-    fit = find_linear("rigid", pairs, 0)
-    assert fit is not None
+    fit = find_linear("rigid", pairs, 0)[0]
     points = body(200, 9)
     assert np.linalg.norm(carried(fit.matrix, points) - carried(RIGID, points), axis=1).max() < 5
     assert abs(fit.inlier.mean() - (1 - outliers)) < 0.1
 
 
+def test_the_other_leg_is_a_second_opinion() -> None:
+    """A third of the pairs agree on another map: it comes second, and nothing comes twice."""
+    one, other = noisy_pairs(RIGID, 600, 5.0, 0.0), noisy_pairs(RIGID @ motion((0, 0, 0), (150, 0, 0)), 300, 5.0, 0.0, seed=1)
+    pairs = Correspondences(*(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(Correspondences)))
+    fits = find_linear("rigid", pairs, 0)
+    points = body(200, 9)
+    assert np.linalg.norm(carried(fits[0].matrix, points) - carried(RIGID, points), axis=1).max() < 3
+    there = carried(RIGID @ motion((0, 0, 0), (150, 0, 0)), points)
+    assert min(np.linalg.norm(carried(f.matrix, points) - there, axis=1).max() for f in fits[1:]) < 5
+    apart = [np.linalg.norm(carried(a.matrix, points) - carried(b.matrix, points), axis=1).mean() for a, b in combinations(fits, 2)]
+    assert min(apart) > 20
+
+
 @pytest.mark.parametrize("model", ["similarity", "affine"])
 def test_noise_in_the_matched_points_does_not_shrink_the_map(model: Model) -> None:
     pairs = noisy_pairs(TRUTH[model], 2000, 12.0, 0.3)
-    fit = find_linear(model, pairs, 0)
-    assert fit is not None
+    fit = find_linear(model, pairs, 0)[0]
     assert np.linalg.det(fit.matrix[:3, :3]) == pytest.approx(np.linalg.det(TRUTH[model][:3, :3]), rel=0.05)
     points = body(200, 9)
     assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(TRUTH[model], points), axis=1)) < 4
@@ -106,21 +120,19 @@ def test_noise_in_the_matched_points_does_not_shrink_the_map(model: Model) -> No
 
 def test_a_much_smaller_patient_is_found_too() -> None:
     truth = motion((5, -3, 4), (40, -80, 15), scale=0.72)
-    fit = find_linear("similarity", noisy_pairs(truth, 800, 12.0, 0.5), 0)
-    assert fit is not None
+    fit = find_linear("similarity", noisy_pairs(truth, 800, 12.0, 0.5), 0)[0]
     points = body(200, 9)
     assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(truth, points), axis=1)) < 4
 
 
 def test_no_triple_that_fits_is_no_map() -> None:
     few = noisy_pairs(RIGID, 2, 0.0, 0.0)
-    assert find_linear("rigid", few, 0) is None
+    assert find_linear("rigid", few, 0) == []
 
 
 def test_the_same_seed_gives_the_same_map() -> None:
     pairs = noisy_pairs(RIGID, 300, 8.0, 0.5)
-    first, second = (find_linear("rigid", pairs, 7) for _ in range(2))
-    assert first is not None and second is not None
+    first, second = (find_linear("rigid", pairs, 7)[0] for _ in range(2))
     np.testing.assert_array_equal(first.matrix, second.matrix)
 
 

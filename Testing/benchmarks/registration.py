@@ -1,18 +1,21 @@
 """Measure registration against known truth, peers in the same run: SimpleITK and elastix (mutual information), ConvexAdam.
 
-``python Testing/benchmarks/registration.py SET --pairs PAIRS.json --out RESULTS.jsonl [--cases N] [--methods A,B]`` runs seeded cases one by one; each
-result is appended at once, and cases that the file already holds are skipped, so a run can be stopped and taken up again.
-``python Testing/benchmarks/registration.py table --out RESULTS.jsonl`` prints the table.
+``python Testing/benchmarks/registration.py run --data FOLDER --out RESULTS.jsonl`` runs the groups of ``registration.json`` (or ``--suite FILE``; some
+of them with ``--groups A,B``) case by case; each result is appended at once, and what the file already holds is skipped, so a run can be stopped
+and taken up again. ``python Testing/benchmarks/registration.py table --out RESULTS.jsonl`` prints the table.
 
-Sets. ``moderate``: pairs in one frame (truth: identity), the moving scan turned by up to 20 degrees and shifted by up to 30 mm, up to a quarter of its
+A group names its kind of case, its pairs of scans (``NAME.nii.gz`` under the data folder; landmarks in ``NAME.mrk.json``), how many seeded cases are
+made of each, the methods, and optionally the fixed scans of the pairs whose truth is known best.
+``moderate``: pairs in one frame (truth: identity), the moving scan turned by up to 20 degrees and shifted by up to 30 mm, up to a quarter of its
 slices lost. ``hard``: up to 40 degrees and 100 mm, the moving scan cut to half its length, the fixed one extended by as much air as it is long.
-``landmarks``: scans of different patients with landmarks of the same names. Motion is put into the image header, so nothing is interpolated.
+``landmarks``: scans with landmarks of the same names. Motion is put into the image header, so nothing is interpolated.
 TRE: 200 seeded body points that both scans show, or the shared landmarks. Peers need ``pip install itk-elastix convexadam``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -24,14 +27,16 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from UniversalAnatomicalEmbeddingLib import Cache, Session
+from UniversalAnatomicalEmbeddingLib import Session
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.points import read_points
 from UniversalAnatomicalEmbeddingLib.preprocess import body_mask, to_canonical
-from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy
+from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register
 from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality, read_volume, to_sitk
 
+SUITE = Path(__file__).with_suffix(".json")
 LARGEST = {"moderate": (20.0, 30.0), "hard": (40.0, 100.0)}
 POINTS = 200
 FAILURE_MM = 10.0
@@ -51,6 +56,28 @@ class Case:
 
     def __init__(self, name: str, fixed: Volume, moving: Volume, points: np.ndarray, truth: np.ndarray) -> None:
         self.name, self.fixed, self.moving, self.points, self.truth = name, fixed, moving, points, truth
+
+
+class Embedder:
+    """Embeds every volume of a case once; ``spared`` is the (wall, CPU) time in seconds that did not have to be spent again."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.known, self.spared = session, {}, np.zeros(2)
+
+    def __call__(self, volume: Volume) -> Searchable:
+        """The volume embedded."""
+        key = (volume.name, volume.grid.affine.tobytes())
+        if key in self.known:
+            self.spared += self.known[key][1]
+        else:
+            start = clock()
+            self.known[key] = self.session.embed(volume), clock() - start
+        return self.known[key][0]
+
+
+def clock() -> np.ndarray:
+    """Wall and CPU time in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def identity_case(kind: str, fixed: Volume, moving: Volume, seed: int) -> Case:
@@ -109,19 +136,20 @@ def landmark_case(fixed: Volume, moving: Volume, fixed_file: Path, moving_file: 
     return Case(f"{fixed.name}>{moving.name}", fixed, moving, points, truth)
 
 
-def run_ours(name: str, case: Case, session: Session) -> tuple[Mapping, dict]:
-    """Our registration; the embeddings of both scans are made before the clock starts."""
-    session.embed(case.fixed)
-    session.embed(case.moving)
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = session.register(case.fixed, case.moving, OURS[name])
+def run_ours(name: str, case: Case, embedder: Embedder) -> tuple[Mapping, dict]:
+    """Our registration; the embeddings of both scans are made before the clock starts, those of the turned moving scan count."""
+    fixed, moving = (Scan(volume, embedder(volume)) for volume in (case.fixed, case.moving))
+    embedder.spared[:] = 0
+    start = clock()
+    result = register(fixed, moving, embedder, OURS[name])
+    wall, cpu = clock() - start + embedder.spared
     figures = {
         "expected_tre_mm": result.expected_tre_mm,
         "folding": result.folding,
         "inliers": int(result.inlier.sum()),
         "note": result.note,
     }
-    return result.transform, {**figures, "seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    return result.transform, {**figures, "seconds": wall, "cpu_seconds": cpu}
 
 
 def run_simpleitk(case: Case) -> tuple[Mapping, dict]:
@@ -225,88 +253,87 @@ PEERS: dict[str, Callable[[Case], tuple[Mapping, dict]]] = {
 }
 
 
-def measure(method: str, case: Case, session: Session) -> dict:
+def measure(method: str, case: Case, embedder: Embedder) -> dict:
     """One line of results; whatever a method raises counts as a failure."""
     try:
-        mapping, figures = run_ours(method, case, session) if method in OURS else PEERS[method](case)
-    except NoCommonAnatomy as error:
-        return {"case": case.name, "method": method, "failure": str(error), "seconds": None, "cpu_seconds": None}
-    except RuntimeError as error:
-        return {"case": case.name, "method": method, "failure": str(error)[-300:], "seconds": None, "cpu_seconds": None}
+        mapping, figures = run_ours(method, case, embedder) if method in OURS else PEERS[method](case)
+    except (NoCommonAnatomy, RuntimeError) as error:
+        return {"failure": str(error)[-300:], "seconds": None, "cpu_seconds": None}
     errors = np.linalg.norm(mapping(case.points) - case.truth, axis=1)
-    return {"case": case.name, "method": method, "tre_mm": errors.round(3).tolist(), **figures}
+    return {"tre_mm": errors.round(3).tolist(), **figures}
 
 
-def cases(kind: str, pairs_file: Path, count: int, first: int) -> list[tuple[str, Callable[[], Case]]]:
-    """Names of the cases and what makes them; ``count`` seeded cases of every pair."""
-    made = []
-    for pair in json.loads(pairs_file.read_text()):
-        fixed, moving = (pairs_file.parent / pair[a if a in pair else b] for a, b in (("fixed", "template"), ("moving", "target")))
-
-        def load(fixed: Path = fixed, moving: Path = moving) -> tuple[Volume, Volume]:
-            volumes = [read_volume(p) for p in (fixed, moving)]
-            return tuple(replace(v, modality=v.modality or guess_modality(v.array)) for v in volumes)  # type: ignore[return-value]
-
-        names = [p.name.removesuffix(".nii.gz") for p in (fixed, moving)]
-        if kind == "landmarks":
-            files = [pairs_file.parent / pair[f"{side}_landmarks"] for side in ("template", "target")]
-            made.append((">".join(names), lambda load=load, files=files: landmark_case(*load(), *files)))
-        else:
-            for seed in range(first, first + count):
-                made.append((f"{'>'.join(names)}#{seed}", lambda load=load, seed=seed: identity_case(kind, *load(), seed)))
-    return made
+def make_case(kind: str, data: Path, fixed: str, moving: str, seed: int) -> Case:
+    """The case of two scans, named without their extension."""
+    scans = [read_volume(data / f"{name}.nii.gz") for name in (fixed, moving)]
+    scans = [replace(v, modality=v.modality or guess_modality(v.array)) for v in scans]
+    if kind == "landmarks":
+        return landmark_case(*scans, data / f"{fixed}.mrk.json", data / f"{moving}.mrk.json")
+    return identity_case(kind, *scans, seed)
 
 
-def table(path: Path, failure_mm: float) -> None:
+def run(suite: list[dict], data: Path, out: Path) -> None:
+    """Run what is missing, case by case."""
+    session = Session(device="cpu")
+    lines = out.read_text().splitlines() if out.exists() else []
+    done = {(r["group"], r["case"], r["method"]) for r in map(json.loads, lines)}
+    for group in suite:
+        for (fixed, moving), seed in itertools.product(group["pairs"], range(group.get("cases", 1))):
+            name = f"{Path(fixed).name}>{Path(moving).name}#{seed}"
+            missing = [method for method in group["methods"] if (group["group"], name, method) not in done]
+            if not missing:
+                continue
+            case, embedder = make_case(group["kind"], data, fixed, moving, seed), Embedder(session)
+            subset = "best truth" if fixed in group.get("best_truth", []) else ""
+            for method in missing:
+                row = {"group": group["group"], "subset": subset, "case": name, "method": method, **measure(method, case, embedder)}
+                with out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                outcome = f"{np.median(row['tre_mm']):.1f} mm" if "tre_mm" in row else row["failure"]
+                print(f"{group['group']}  {name}  {method}  {outcome}  {row['seconds'] or np.nan:.1f} s", flush=True)
+
+
+def table(rows: list[dict], failure_mm: float) -> None:
     """Median and 95th percentile over all points of all cases, share of the cases whose median exceeds the failure limit, seconds."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for method in dict.fromkeys(r["method"] for r in rows):
-        own = [r for r in rows if r["method"] == method]
-        solved = [r for r in own if "tre_mm" in r]
-        points = np.concatenate([r["tre_mm"] for r in solved]) if solved else np.array([np.nan])
-        medians = [np.median(r["tre_mm"]) for r in solved]
-        failed = sum(m > failure_mm for m in medians) + len(own) - len(solved)
-        time_of = [np.median([r[key] for r in solved]) if solved else np.nan for key in ("seconds", "cpu_seconds")]
-        folding = [r["folding"] for r in solved if "folding" in r]
-        print(
-            f"{method:28s} cases {len(own):3d}  TRE median {np.median(points):6.1f}  p95 {np.percentile(points, 95):6.1f} mm  case median "
-            f"{np.median(medians) if medians else np.nan:6.1f}  failures {100 * failed / len(own):5.1f} %  {time_of[0]:6.1f} s (CPU {time_of[1]:.1f} s)"
-            + (f"  folding {100 * max(folding):.2f} %" if folding and max(folding) > 0 else "")
-        )
+    for group in dict.fromkeys(r["group"] for r in rows):
+        own = [r for r in rows if r["group"] == group]
+        for subset in sorted({"", *(r["subset"] for r in own)}):
+            print(f"\n{group}{', ' if subset else ''}{subset}")
+            chosen = [r for r in own if subset in ("", r["subset"])]
+            for method in dict.fromkeys(r["method"] for r in chosen):
+                print(f"  {method:28s} {summary([r for r in chosen if r['method'] == method], failure_mm)}")
+
+
+def summary(rows: list[dict], failure_mm: float) -> str:
+    """One line of the table."""
+    solved = [r for r in rows if "tre_mm" in r]
+    points = np.concatenate([r["tre_mm"] for r in solved]) if solved else np.array([np.nan])
+    medians = [np.median(r["tre_mm"]) for r in solved]
+    failed = sum(m > failure_mm for m in medians) + len(rows) - len(solved)
+    wall, cpu = (np.median([r[key] for r in solved]) if solved else np.nan for key in ("seconds", "cpu_seconds"))
+    folding = max((r.get("folding", 0) for r in solved), default=0)
+    return (
+        f"cases {len(rows):3d}  TRE median {np.median(points):6.1f}  p95 {np.percentile(points, 95):6.1f} mm  failures {failed:2d}, "
+        f"{100 * failed / len(rows):5.1f} %  {wall:6.1f} s (CPU {cpu:.1f} s)" + (f"  folding {100 * folding:.2f} %" if folding else "")
+    )
 
 
 def main() -> None:
-    """Run a set, or print its table."""
+    """Run the suite, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=[*LARGEST, "landmarks", "table"])
-    parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cases", type=int, default=3, help="seeded cases per pair")
-    parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--methods", default="ours rigid,ours rigid refined,SimpleITK rigid,elastix rigid")
-    parser.add_argument("--cache", type=Path, default=Path("benchmark-cache"))
+    parser.add_argument("job", choices=["run", "table"])
+    parser.add_argument("--out", type=Path, required=True, help="file of results, one JSON object per line")
+    parser.add_argument("--data", type=Path, help="folder that the names of the suite start from")
+    parser.add_argument("--suite", type=Path, default=SUITE)
+    parser.add_argument("--groups", help="only these, with commas between")
     parser.add_argument("--failure-mm", type=float, default=FAILURE_MM)
     args = parser.parse_args()
-    if args.set == "table":
-        table(args.out, args.failure_mm)
-        return
-    session = Session(device="cpu", cache=Cache(args.cache))
-    lines = args.out.read_text().splitlines() if args.out.exists() else []
-    done = {(r["case"], r["method"]) for r in map(json.loads, lines)}
-    for name, make in cases(args.set, args.pairs, args.cases, args.first):
-        missing = [m for m in args.methods.split(",") if (name, m) not in done]
-        case = make() if missing else None
-        for method in missing:
-            result = measure(method, case, session)
-            with args.out.open("a") as file:
-                file.write(json.dumps(result) + "\n")
-            print(
-                name,
-                method,
-                np.median(result["tre_mm"]).round(1) if "tre_mm" in result else result["failure"],
-                result["seconds"],
-                flush=True,
-            )
+    if args.job == "run":
+        if args.data is None:
+            parser.error("run needs --data")
+        suite = json.loads(args.suite.read_text())
+        run([g for g in suite if args.groups is None or g["group"] in args.groups.split(",")], args.data, args.out)
+    table([json.loads(line) for line in args.out.read_text().splitlines()], args.failure_mm)
 
 
 if __name__ == "__main__":

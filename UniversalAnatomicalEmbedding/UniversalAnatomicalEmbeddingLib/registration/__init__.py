@@ -43,6 +43,7 @@ SETTLED_MM = 2.0
 FEWEST_INLIERS = 12
 AGREEING_SHARE = 0.08
 TRE_POINTS = 300
+REFINED_WITHIN_MM = 110.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +71,16 @@ def register(
     options, start = options or RegisterOptions(), perf_counter()
     model: Model = "affine" if options.stage == "deformable" else options.stage
     progress(0.0, "matching keypoints")
-    pairs, found, upright, turned = _upright_pairs(fixed, moving, embed, options, part(progress, 0.0, 0.6), cancel)
-    rigid = _require_consensus(found, pairs, fixed, moving, upright)
-    fit = rigid if model == "rigid" else find_linear(model, pairs, options.seed) or rigid
+    pairs, rigid, upright, turned = _upright_pairs(fixed, moving, embed, options, part(progress, 0.0, 0.6), cancel)
+    _require_consensus(rigid, pairs, fixed, moving, upright)
+    fits = rigid if model == "rigid" else find_linear(model, pairs, options.seed) or rigid
+    fit = fits[0]
     body = _shared_body(fixed.searchable, upright, fit.matrix, options.seed)
     matrix, refined_mm, note = turned @ fit.matrix, None, ""
     if options.refine:
         progress(0.6, "refining on the intensities")
-        refined = refine_linear(model, matrix, fixed.volume, moving.volume, body, options.seed, cancel)
+        starts = [turned @ f.matrix for f in fits]
+        refined = refine_linear(model, starts, fixed.volume, moving.volume, body, REFINED_WITHIN_MM, options.seed, cancel)
         if refined.matrix is None:
             note = f"Not refined: {refined.failure}."
         else:
@@ -109,17 +112,17 @@ def register(
 
 def _upright_pairs(
     fixed: Scan, moving: Scan, embed: Callable[[Volume], Searchable], options: RegisterOptions, progress: Progress, cancel: Event | None
-) -> tuple[Correspondences, LinearFit | None, Searchable, FloatArray]:
-    """Pairs of the fixed scan and the moving one turned upright, their rigid map, its embedding, the matrix (4, 4) from turned to moving scan."""
+) -> tuple[Correspondences, list[LinearFit], Searchable, FloatArray]:
+    """Pairs of the fixed scan and the moving one turned upright, their rigid maps, its embedding, the matrix (4, 4) from turned to moving scan."""
     turned, upright = np.eye(4), moving.searchable
     for n in range(PASSES):
         check(cancel)
         pairs = find_correspondences(fixed.searchable, upright, options.keypoints, options.seed, cancel)
         progress((n + 1) / PASSES, "matching keypoints")
         rigid = find_linear("rigid", pairs, options.seed)
-        if n == PASSES - 1 or rigid is None or _degrees(rigid.matrix) < UPRIGHT_DEG:
+        if n == PASSES - 1 or not rigid or _degrees(rigid[0].matrix) < UPRIGHT_DEG:
             break
-        turned = turned @ rigid.matrix
+        turned = turned @ rigid[0].matrix
         grid = Grid(moving.volume.grid.shape_zyx, np.linalg.inv(turned) @ moving.volume.grid.affine)
         upright = embed(replace(moving.volume, grid=grid))
     return pairs, rigid, upright, turned
@@ -129,15 +132,15 @@ def _degrees(matrix: FloatArray) -> float:
     return float(np.rad2deg(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
 
 
-def _require_consensus(fit: LinearFit | None, pairs: Correspondences, fixed: Scan, moving: Scan, upright: Searchable) -> LinearFit:
-    """The fit, if enough of the keypoints that it places in the other scan's body agree with it."""
+def _require_consensus(fits: list[LinearFit], pairs: Correspondences, fixed: Scan, moving: Scan, upright: Searchable) -> None:
+    """:class:`NoCommonAnatomy` unless enough of the keypoints that the best fit places in the other scan's body agree with it."""
     agreeing = placed = 0
-    if fit is not None:
+    for fit in fits[:1]:
         agreeing = int(fit.inlier.sum())
         placed = int(in_body(upright, apply(fit.matrix, pairs.fixed_keypoints)).sum())
         placed += int(in_body(fixed.searchable, apply(inverted(fit.matrix), pairs.moving_keypoints)).sum())
         if agreeing >= max(FEWEST_INLIERS, AGREEING_SHARE * placed):
-            return fit
+            return
     raise NoCommonAnatomy(
         f"{fixed.volume.name} and {moving.volume.name} seem to show no common anatomy: of {placed} keypoints that the best map places in both, "
         f"{agreeing} agree with it. Check that both show the same body part, or give landmarks."

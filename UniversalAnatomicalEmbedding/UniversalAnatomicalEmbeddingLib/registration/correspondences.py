@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..geometry import FloatArray
 from ..matching.nearest import refine
-from ..matching.similarity import Query, Searchable
+from ..matching.similarity import Query, Searchable, widen
 from ..progress import check
 
 LATTICE_STEP = 2
@@ -88,16 +87,17 @@ def match_in_bulk(query: Query, target: Searchable) -> tuple[FloatArray, FloatAr
     """
     lattice = target.lattice(LATTICE_STEP)
     shape = [-(-n // LATTICE_STEP) for n in target.shape]
+    whole = [n * r // LATTICE_STEP for n, r in zip(target.coarse.shape[:3], target.ratio, strict=True)]
     z, y, x = (lattice // LATTICE_STEP).unbind(1)
     at = (z * shape[1] + y) * shape[2] + x
-    rows = target.rows[target.flat(lattice)].float()
+    rows = target.rows.index_select(0, target.flat(lattice)).float().T
     spacing = torch.as_tensor(target.embedding.fine_grid.spacing_xyz[::-1].copy(), device=target.device, dtype=torch.float32)
     places, found, margins = lattice * spacing, [], []
     for start in range(0, len(query), AT_ONCE):
         part = query[start : start + AT_ONCE]
         coarse = target.coarse_scores(part)
-        wide = F.interpolate(coarse[:, None], size=shape, mode="trilinear", align_corners=False).flatten(1)
-        scores = part.fine @ rows.T + wide[:, at]
+        wide = widen(coarse, whole)[:, : shape[0], : shape[1], : shape[2]].flatten(1)
+        scores = torch.addmm(wide.index_select(1, at), part.fine, rows)
         best, number = scores.max(dim=1)
         margins.append(best - _second(scores, places, number))
         found.append(refine(part, target, coarse, lattice[number]))

@@ -1,7 +1,8 @@
 """Deformable fields: thin-plate spline through landmarks, and a dense field from embedding similarity.
 
-The dense field follows ConvexAdam (Siebert et al. 2021; SAMConvex, Li et al. 2023): a discrete search over displacements coupled to a smooth
-field, then Adam on the field itself. Costs are counted in units of their own scatter, so that no weight hangs on one model's similarities.
+The dense field starts where the common anchors of both scans put it and follows ConvexAdam (Siebert et al. 2021; SAMConvex, Li et al. 2023): a
+discrete search over displacements coupled to a smooth field, then Adam on the field itself. Costs are counted in units of their own scatter, so
+that no weight hangs on one model's similarities.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..geometry import FloatArray, Grid
+from ..matching.guide import guide_between
 from ..matching.similarity import Searchable
 from ..options import RegisterOptions
 from ..progress import Progress, check, part
@@ -26,7 +28,7 @@ from .correspondences import in_body
 from .linear import apply, inverted
 from .transform import Transform, jacobian
 
-MARGIN_NODES = 2
+MARGIN_MM = 64.0
 COUPLINGS = (0.05, 0.15, 0.5, 1.5, 5.0)
 SMOOTH_NODES = 1.0
 FEWEST_NODES = 8
@@ -50,8 +52,13 @@ LEVELS = (Level(3.0, 4, 12.0), Level(2.0, 3, 6.0))
 
 def field_grid(around: Grid, spacing_mm: float) -> Grid:
     """LPS-oriented nodes that cover ``around`` with a margin on all sides, where the field falls to zero."""
-    grid = around.axis_aligned(spacing_mm)
-    return grid.cropped([-MARGIN_NODES] * 3, np.array(grid.shape_zyx) + 2 * MARGIN_NODES)
+    grid, margin = around.axis_aligned(spacing_mm), margin_nodes(spacing_mm)
+    return grid.cropped([-margin] * 3, np.array(grid.shape_zyx) + 2 * margin)
+
+
+def margin_nodes(spacing_mm: float) -> int:
+    """How many nodes the margin is wide: so many that a field of some centimetres can fall to zero there without folding."""
+    return int(np.ceil(MARGIN_MM / spacing_mm))
 
 
 def thin_plate(matrix: FloatArray, fixed_lps: FloatArray, moving_lps: FloatArray) -> RBFInterpolator:
@@ -108,9 +115,9 @@ def dense_field(
 
 
 def _one_way(way: Way, field_mm: float, progress: Progress) -> tuple[FloatArray, Grid]:
-    """Field and grid of one direction: coarse and medium discrete search, then the continuous optimisation."""
+    """Field and grid of one direction: what the common anchors say, coarse and medium discrete search around it, then the continuous optimisation."""
     grid = field_grid(way.around, field_mm)
-    field = np.zeros((*grid.shape_zyx, 3))
+    field = _expected(way, grid)
     for n, level in enumerate(LEVELS):
         coarse = field_grid(way.around, level.nodes * field_mm)
         index, nodes = way.nodes(coarse)
@@ -122,7 +129,16 @@ def _one_way(way: Way, field_mm: float, progress: Progress) -> tuple[FloatArray,
     nodes = way.nodes(grid)[1]
     if len(nodes) >= FEWEST_NODES:
         field = _adam(field, grid, way, nodes, part(progress, 0.6, 1.0))
-    return field, grid
+    return tapered(field, grid), grid
+
+
+def _expected(way: Way, grid: Grid) -> FloatArray:
+    """Field on ``grid`` that carries the body where the anchors around say (stable points that move with their neighbours); zero where none is near."""
+    coarse = field_grid(way.around, LEVELS[0].nodes * float(grid.spacing_xyz[0]))
+    index, nodes = way.nodes(coarse)
+    place, spread = guide_between(way.start, way.goal).predict(apply(way.placed, nodes))
+    known = np.isfinite(spread)
+    return _resampled(_spread(apply(inverted(way.matrix), place[known]) - nodes[known], index[known], coarse), coarse, grid)
 
 
 def displacement_at(field: FloatArray, grid: Grid, points_lps: FloatArray) -> FloatArray:
@@ -132,7 +148,7 @@ def displacement_at(field: FloatArray, grid: Grid, points_lps: FloatArray) -> Fl
 
 def _resampled(field: FloatArray, source: Grid, target: Grid) -> FloatArray:
     nodes = target.index_to_world(np.argwhere(np.ones(target.shape_zyx, dtype=bool)))
-    return tapered(displacement_at(field, source, nodes).reshape(*target.shape_zyx, 3))
+    return displacement_at(field, source, nodes).reshape(*target.shape_zyx, 3)
 
 
 def _displacement_costs(way: Way, nodes: FloatArray, before: FloatArray, level: Level, progress: Progress) -> tuple[Tensor, FloatArray]:
@@ -171,22 +187,22 @@ def _coupled(cost: Tensor, offsets: FloatArray, before: FloatArray, index: NDArr
 
 
 def _spread(vectors: FloatArray, index: NDArray, grid: Grid) -> FloatArray:
-    """Vectors (N, 3) at some nodes, smoothed and carried on to the others; zero on the margin."""
+    """Vectors (N, 3) at some nodes, smoothed and carried on to the others."""
     total = np.zeros((*grid.shape_zyx, 3))
     known = np.zeros(grid.shape_zyx)
     total[tuple(index.T)], known[tuple(index.T)] = vectors, 1.0
     share = ndimage.gaussian_filter(known, SMOOTH_NODES, mode="constant")
     field = np.stack([ndimage.gaussian_filter(total[..., c], SMOOTH_NODES, mode="constant") for c in range(3)], axis=-1)
-    return tapered(field / np.maximum(share, 1e-3)[..., None])
+    return np.asarray(field / np.maximum(share, 1e-3)[..., None])
 
 
-def tapered(field: FloatArray) -> FloatArray:
-    """The field with zero on the outermost nodes, half on the next."""
+def tapered(field: FloatArray, grid: Grid) -> FloatArray:
+    """The field on ``grid``, falling to zero over the margin."""
+    margin = margin_nodes(float(grid.spacing_xyz[0]))
     result = field
-    for axis in range(3):
-        ramp = np.ones(field.shape[axis])
-        ramp[[0, -1]], ramp[[1, -2]] = 0.0, 0.5
-        result = result * ramp.reshape([-1 if a == axis else 1 for a in range(4)])
+    for axis, n in enumerate(grid.shape_zyx):
+        to_border = np.minimum(np.arange(n), np.arange(n)[::-1])
+        result = result * np.minimum(to_border / margin, 1.0).reshape([-1 if a == axis else 1 for a in range(4)])
     return result
 
 
@@ -223,7 +239,7 @@ def _adam(field: FloatArray, grid: Grid, way: Way, nodes: FloatArray, progress: 
     here = torch.from_numpy(points).to(device, torch.float32)
     sampler = _Feature.of(np.zeros((*grid.shape_zyx, 1)), grid, np.eye(4), device)
     vectors = torch.from_numpy(np.moveaxis(field, 3, 0).copy()).to(device, torch.float32)[None].requires_grad_()
-    inner = torch.from_numpy(tapered(np.ones((*grid.shape_zyx, 1)))[None, None, ..., 0]).to(device, torch.float32)
+    inner = torch.from_numpy(tapered(np.ones((*grid.shape_zyx, 1)), grid)[None, None, ..., 0]).to(device, torch.float32)
 
     def similarity(displacement: Tensor) -> Tensor:
         return sum(((m(here + displacement) * w).sum(1) for m, w in zip(maps, wanted, strict=True)), torch.zeros(1).to(device))
@@ -239,7 +255,7 @@ def _adam(field: FloatArray, grid: Grid, way: Way, nodes: FloatArray, progress: 
         loss = STIFFNESS * _diffusion(vectors, grid) - similarity(shift).mean() / scatter
         loss.backward()
         optimiser.step()
-    return tapered(np.moveaxis(vectors.detach()[0].double().cpu().numpy(), 0, 3))
+    return np.moveaxis(vectors.detach()[0].double().cpu().numpy(), 0, 3)
 
 
 def _diffusion(vectors: Tensor, grid: Grid) -> Tensor:
@@ -256,7 +272,7 @@ def _symmetric(forward: FloatArray, grid: Grid, backward: FloatArray, back_grid:
     inverse = Transform(np.eye(4), backward, back_grid).inverse(nodes) - nodes
     both = back_grid.contains(nodes)[:, None]
     own = forward.reshape(-1, 3)
-    return tapered(np.where(both, (own + inverse) / 2, own).reshape(forward.shape))
+    return forward + tapered(np.where(both, (inverse - own) / 2, 0.0).reshape(forward.shape), grid)
 
 
 def unfolded(field: FloatArray, grid: Grid) -> FloatArray:

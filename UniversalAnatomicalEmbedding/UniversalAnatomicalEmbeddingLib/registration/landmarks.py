@@ -21,6 +21,8 @@ from .refine import refine_linear
 from .result import Registration
 from .transform import Transform
 
+REFINED_WITHIN_MM = 30.0
+
 
 def register_landmarks(
     fixed_lps: ArrayLike,
@@ -52,7 +54,7 @@ def register_landmarks(
         if fixed is None or moving is None:
             raise InputError("Refining compares intensities; give both scans, or leave it out.")
         progress(0.3, "refining on the intensities")
-        refined = refine_linear(model, matrix, fixed, moving, source, options.seed, cancel)
+        refined = refine_linear(model, [matrix], fixed, moving, source, REFINED_WITHIN_MM, options.seed, cancel)
         if refined.matrix is None:
             note = f"Not refined: {refined.failure}."
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ Model = Literal["rigid", "similarity", "affine"]
 PARAMETERS = {"rigid": 6, "similarity": 7, "affine": 12}
 FEWEST = {"rigid": 3, "similarity": 3, "affine": 4}
 TRIPLES = 2000
+MOST_HYPOTHESES, APART_MM = 5, 40.0
 SHORTEST_SIDE_MM = 25.0
 SMALLEST_SCALE = 0.625
 CONSENSUS_MM = 20.0
@@ -111,8 +113,8 @@ def fit_both_ways(model: Model, pairs: Correspondences, weight: FloatArray, towa
     return there @ centre @ expm(share * np.real(logm(between))) @ np.linalg.inv(centre)
 
 
-def consensus(model: Model, pairs: Correspondences, seed: int) -> FloatArray:
-    """Maps (K, 4, 4) of random triples that most pairs agree with, best first (RANSAC with truncated squared errors).
+def consensus(model: Model, pairs: Correspondences, seed: int) -> list[FloatArray]:
+    """Maps (4, 4) of random triples that most pairs agree with, best first (RANSAC with truncated squared errors); at most 5, each unlike the others.
 
     Rigid for the rigid model; with a scale of 0.625 to 1.6 for the others, for patients differ in size.
     """
@@ -125,14 +127,25 @@ def consensus(model: Model, pairs: Correspondences, seed: int) -> FloatArray:
     alike = np.abs(scale[:, None] * sides[0] - sides[1]).max(axis=1) <= 2 * CONSENSUS_MM
     consistent = alike & (np.minimum(*sides).min(axis=1) >= SHORTEST_SIDE_MM) & (scale >= SMALLEST_SCALE) & (scale <= 1 / SMALLEST_SCALE)
     linear, shift = _triples(a[consistent], b[consistent], scale[consistent])
-    cost = np.empty(len(linear))
-    for n, (m, t) in enumerate(zip(linear, shift, strict=True)):
-        error = ((pairs.fixed_lps @ m.T + t - pairs.moving_lps) ** 2).sum(axis=1)
-        cost[n] = p @ np.minimum(error, CONSENSUS_MM**2)
-    best = np.argsort(cost)[:5]
-    matrices = np.tile(np.eye(4), (len(best), 1, 1))
-    matrices[:, :3, :3], matrices[:, :3, 3] = linear[best], shift[best]
-    return matrices
+    matrices = np.tile(np.eye(4), (len(linear), 1, 1))
+    matrices[:, :3, :3], matrices[:, :3, 3] = linear, shift
+    cost = [p @ np.minimum(((apply(m, pairs.fixed_lps) - pairs.moving_lps) ** 2).sum(axis=1), CONSENSUS_MM**2) for m in matrices]
+    ranked = matrices[np.argsort(cost)]
+    return [ranked[n] for n in distinct(ranked, pairs.fixed_lps, APART_MM, MOST_HYPOTHESES)]
+
+
+def distinct(matrices: Sequence[FloatArray] | FloatArray, points_lps: FloatArray, apart_mm: float, most: int) -> list[int]:
+    """Numbers of the first ``most`` maps (4, 4) that place points (N, 3) more than ``apart_mm`` on average away from where those before them do."""
+    kept: list[int] = []
+    for n, matrix in enumerate(matrices):
+        if len(kept) < most and all(mean_distance(matrix, matrices[k], points_lps) > apart_mm for k in kept):
+            kept.append(n)
+    return kept
+
+
+def mean_distance(a: FloatArray, b: FloatArray, points_lps: FloatArray) -> float:
+    """Mean distance in mm between the places of points (N, 3) under two maps (4, 4)."""
+    return float(np.linalg.norm(apply(a, points_lps) - apply(b, points_lps), axis=1).mean())
 
 
 def _triples(a: FloatArray, b: FloatArray, scale: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -166,15 +179,16 @@ def _scatter(error: FloatArray) -> float:
     return float(np.median(near)) if len(near) else WIDEST_MM
 
 
-def find_linear(model: Model, pairs: Correspondences, seed: int) -> LinearFit | None:
-    """The map that explains most pairs, or None where no triple of them fits together. An affine map starts from a similarity."""
+def find_linear(model: Model, pairs: Correspondences, seed: int) -> list[LinearFit]:
+    """The maps that explain most pairs, best first, each unlike the others; none where no triple fits together. An affine map starts from a similarity."""
     fits = []
     for start in consensus(model, pairs, seed) if len(pairs) >= FEWEST[model] else []:
         try:
             fits.append(robust_fit(model, pairs, start))
         except InputError:
             continue
-    return min(fits, key=lambda f: float(np.minimum(f.residual_mm, CONSENSUS_MM).mean()), default=None)
+    fits.sort(key=lambda f: float(np.minimum(f.residual_mm, CONSENSUS_MM).mean()))
+    return [fits[n] for n in distinct([f.matrix for f in fits], pairs.fixed_lps, APART_MM, MOST_HYPOTHESES)]
 
 
 def expected_tre(
