@@ -87,13 +87,17 @@ def refine_linear(
     # over the smaller body: it lies inside the other wherever it goes, so the answers compare like with like
     backwards = _size(pairs[0][1].body) < _size(pairs[0][0].body)
     coarse, fine = (pair[::-1] if backwards else pair for pair in pairs)
-    opinions = [inverted(first) @ start for start in starts]
+    opinions = [inverted(first) @ matrix for matrix in starts]
     if backwards:
         opinions = [inverted(matrix) for matrix in opinions]
     around = [matrix for matrix in _around(body_lps) if mean_distance(matrix, np.eye(4), body_lps) <= farthest_mm]
     best = [*opinions, *around]
-    for stage, images, level, most in (("rigid", coarse, COARSE, FINALISTS), ("rigid", fine, MIDDLE, 1), (model, fine, FINE, 1)):
-        found = [f for matrix in best if (f := _descend(_initial(stage, matrix, centre), images, level, seed, cancel)) is not None]
+    stages: tuple[tuple[Model, tuple[Prepared, Prepared], Level, int], ...]
+    stages = (("rigid", coarse, COARSE, FINALISTS), ("rigid", fine, MIDDLE, 1), (model, fine, FINE, 1))
+    for stage, images, level, most in stages:
+        found = [
+            f for matrix in best if (f := _descend(stage, _unstretched(matrix, centre), centre, images, level, seed, cancel)) is not None
+        ]
         if not found:
             return Refined(None, 0.0, "the scans overlap too little for their intensities to be compared")
         ranked = [matrix for _, matrix in sorted(found, key=lambda f: -f[0])]
@@ -146,27 +150,34 @@ def _around(body_lps: FloatArray) -> list[FloatArray]:
     return list(starts)
 
 
-def _initial(model: Model, matrix: FloatArray, centre: FloatArray) -> sitk.Transform:
-    """An optimisable ITK transform of the model, turning about ``centre``; equal to ``matrix`` there and, but for the stretch, around."""
-    if model == "affine":
-        transform: Any = sitk.AffineTransform(3)
-    else:
-        transform = sitk.VersorRigid3DTransform() if model == "rigid" else sitk.Similarity3DTransform()
-    transform.SetCenter(centre.tolist())
-    transform.SetMatrix(polar(matrix[:3, :3])[0].ravel().tolist())
-    transform.SetTranslation((apply(matrix, centre[None])[0] - centre).tolist())
-    return transform
+def _unstretched(matrix: FloatArray, centre: FloatArray) -> FloatArray:
+    """The rotation and shift (4, 4) that is equal to ``matrix`` at ``centre`` and, but for the stretch, around."""
+    rigid = np.eye(4)
+    rigid[:3, :3] = polar(matrix[:3, :3])[0]
+    rigid[:3, 3] = apply(matrix, centre[None])[0] - rigid[:3, :3] @ centre
+    return rigid
 
 
 def _descend(
-    transform: Any, images: tuple[Prepared, Prepared], level: Level, seed: int, cancel: Event | None
+    model: Model,
+    start: FloatArray,
+    centre: FloatArray,
+    images: tuple[Prepared, Prepared],
+    level: Level,
+    seed: int,
+    cancel: Event | None,
 ) -> tuple[float, FloatArray] | None:
-    """How well the images agree and the matrix (4, 4), after gradient descent at the resolution given; None where they do not meet.
+    """How well the images agree and the matrix (4, 4), after gradient descent from ``start`` at the resolution given; None where they do not meet.
 
-    The agreement is the mutual information times the number of points it was taken over: a small overlap easily looks alike.
+    What is sought is the rest beyond ``start``, a turn about ``centre`` that begins at none: versors are ill behaved near half a turn. The agreement is
+    the mutual information times the number of points it was taken over: a small overlap easily looks alike.
     """
     fixed, moving = images
     share = level.points * level.shrink**3 / max(1, _size(fixed.body))
+    kinds: dict[Model, Any] = {"rigid": sitk.VersorRigid3DTransform, "similarity": sitk.Similarity3DTransform}
+    transform = sitk.AffineTransform(3) if model == "affine" else kinds[model]()
+    transform.SetCenter(centre.tolist())
+    placed = sitk.AffineTransform(start[:3, :3].ravel().tolist(), start[:3, 3].tolist())
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(fixed.body)
@@ -179,6 +190,7 @@ def _descend(
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 80, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6)
     method.SetOptimizerScalesFromPhysicalShift()
+    method.SetMovingInitialTransform(placed)
     method.SetInitialTransform(transform, inPlace=True)
     method.AddCommand(sitk.sitkIterationEvent, lambda: method.StopRegistration() if cancel is not None and cancel.is_set() else None)
     try:
@@ -191,4 +203,4 @@ def _descend(
     matrix = np.eye(4)
     matrix[:3, 3] = transform.TransformPoint([0.0, 0.0, 0.0])
     matrix[:3, :3] = np.stack([np.array(transform.TransformPoint(unit)) - matrix[:3, 3] for unit in np.eye(3).tolist()], axis=1)
-    return agreement, matrix
+    return agreement, start @ matrix
