@@ -1,7 +1,7 @@
 """One round of UAE-M (section 3.3): register scans of one patient with the current model, and keep the pairs that it can be trusted on.
 
 The moving scan of a trusted pair gets the frame of the fixed one, so that the next training takes views of both as views of one patient; how far
-the registration may be off goes with it as slack. Between patients :mod:`training.atlas` does the same.
+the registration may be off goes with it as slack. Between patients :mod:`training.between` does the same.
 """
 
 from __future__ import annotations
