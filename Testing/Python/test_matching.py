@@ -54,8 +54,7 @@ def test_a_scan_matched_to_itself_gives_the_same_points_and_closes_the_cycle(opt
 def test_cycle_is_the_distance_by_which_the_way_back_misses_the_start() -> None:
     template, target = synthetic(), shifted()
     matches = match_points([(template, POINTS)], target)
-    there = find_peaks(template.query(POINTS), target).points_lps
-    back = find_peaks(target.query(there), template).points_lps
+    back = find_peaks(target.query(np.stack([m.point_lps for m in matches])), template).points_lps
     np.testing.assert_allclose([m.cycle_mm for m in matches], np.linalg.norm(back - POINTS, axis=1), atol=1e-3)
 
 
