@@ -142,6 +142,19 @@ def test_an_expected_place_pulls_the_answer_but_the_similarity_stays_what_it_is(
     np.testing.assert_allclose(found.similarity, scores, atol=1e-4)
 
 
+def test_what_is_around_a_point_settles_where_noisy_descriptors_alone_would_stray() -> None:
+    template, target = synthetic(channels=64), synthetic(channels=64)
+    target.rows += torch.randn(target.rows.shape, generator=torch.Generator().manual_seed(0)).half() * 0.12
+    points = inner_points(60, 13, 30.0)
+    near = (points + np.random.default_rng(3).uniform(-4, 4, points.shape), np.full(60, 16.0))
+    plain, settled = (find_peaks(template.query(points, around), target, near=near) for around in (None, target.around_mm))
+    alone, together = (np.linalg.norm(peaks.points_lps - points, axis=1).mean() for peaks in (plain, settled))
+    assert together < 0.7 * alone
+    cells = torch.from_numpy(settled.cell)[:, None]
+    own = target.scores_at(template.query(points), target.coarse_scores(template.query(points)), cells)[:, 0]
+    np.testing.assert_allclose(settled.similarity, own.numpy(), atol=1e-5, err_msg="the similarity is that of the place itself")
+
+
 def test_finding_near_some_places_is_for_many_at_once_and_knows_where_no_body_is() -> None:
     body = np.ones((20, 24, 28), dtype=bool)
     body[:, :, 22:] = False

@@ -116,6 +116,42 @@ def test_scores_at_cells_equal_full_scores_there(scan: Searchable, query: Query)
     np.testing.assert_allclose(found.numpy(), np.stack([one[tuple(c.T)] for one, c in zip(full, cells, strict=True)]), atol=2e-5)
 
 
+def test_places_around_lie_about_8_mm_away_along_each_axis_of_the_scan_that_is_searched(scan: Searchable) -> None:
+    lengths = np.linalg.norm(scan.around_mm, axis=1)
+    assert (np.abs(lengths - 8.0) <= scan.embedding.fine_grid.spacing_xyz.max() / 2).all()
+    start = scan.embedding.fine_grid.index_to_world(np.zeros((6, 3)))
+    np.testing.assert_allclose(scan.embedding.fine_grid.world_to_index(start + scan.around_mm), scan.around.numpy(), atol=1e-9)
+    np.testing.assert_array_equal(np.sort(np.abs(scan.around.numpy()).sum(0) // 2), np.sort(np.abs(scan.around.numpy()).max(0)))
+
+
+def test_scores_with_surroundings_are_the_mean_over_the_places_of_both_scans() -> None:
+    scan = synthetic(heads=3)
+    points, cells = inner_points(4, 2, 20.0, scan), np.random.default_rng(3).integers(3, 15, (4, 50, 3))
+    query = scan.query(points, scan.around_mm)
+    found = scan.scores_around(query, scan.coarse_scores(query), torch.from_numpy(cells)).numpy()
+    silent = torch.zeros_like(query.coarse)
+    expected = restated(Query(0 * query.fine, query.coarse), scan)[np.arange(4)[:, None], *np.moveaxis(cells, 2, 0)]
+    for step, move in zip([[0, 0, 0], *scan.around.tolist()], [np.zeros(3), *scan.around_mm], strict=True):
+        there = restated(Query(scan.query(points + move).fine, silent), scan)
+        expected = expected + there[np.arange(4)[:, None], *np.moveaxis(cells + step, 2, 0)] / 7
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+    plain = scan.query(points)
+    np.testing.assert_array_equal(
+        scan.scores_around(plain, scan.coarse_scores(plain), torch.from_numpy(cells)),
+        scan.scores_at(plain, scan.coarse_scores(plain), torch.from_numpy(cells)),
+    )
+
+
+def test_what_is_around_a_point_at_the_border_of_the_scan_counts_only_inside() -> None:
+    scan = synthetic()
+    query = scan.query(scan.embedding.fine_grid.index_to_world([[8, 12, 1], [8, 12, 16]]), scan.around_mm)
+    silent = query.around.norm(dim=2) < 1e-6
+    assert silent.sum(1).tolist() == [1, 0]
+    assert scan.around[silent[0]].tolist() == [[0, 0, -2]]
+    np.testing.assert_allclose(query.around.norm(dim=2).sum(1), 6.0, rtol=1e-4)
+    assert not scan.query(np.full((1, 3), 500.0), scan.around_mm).around.any()
+
+
 def test_every_head_counts_the_same() -> None:
     scan = synthetic(heads=3)
     point = inner_points(1, 3, scan=scan)

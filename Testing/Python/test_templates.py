@@ -31,3 +31,10 @@ def test_landmarks_are_combined_row_by_row() -> None:
     assert len(both) == 3
     torch.testing.assert_close(both.fine[2], (a.fine[2] + b.fine[2]) / 2)
     torch.testing.assert_close(both.coarse[1], (a.coarse[1] + b.coarse[1]) / 2)
+
+
+def test_what_is_around_the_exemplars_is_combined_too() -> None:
+    target = synthetic()
+    a, b = (synthetic(seed=seed).query(inner_points(3, 1), target.around_mm) for seed in (1, 2))
+    torch.testing.assert_close(combine([a, b]).around, (a.around + b.around) / 2)
+    assert combine([a, b])[1:].around.shape == (2, 6, 32)

@@ -59,9 +59,9 @@ def match_points(
     _check(exemplars, target)
     if len(exemplars[0][1]) == 0:
         return []
-    query = combine([scan.query(points) for scan, points in exemplars])
-    expected = expect(exemplars, target)
     plain = options.exact or options.compat
+    query = combine([scan.query(points, None if plain else target.around_mm) for scan, points in exemplars])
+    expected = expect(exemplars, target)
     region = None if plain else (expected.centre, expected.radius)
     peaks = find_peaks(query, target, plain, region)
     found, similarity, notes = peaks.points_lps, peaks.similarity, [""] * len(peaks.points_lps)

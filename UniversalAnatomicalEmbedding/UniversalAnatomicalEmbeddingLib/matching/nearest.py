@@ -122,16 +122,17 @@ def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
 
 
 def _best_within(query: Query, target: Searchable, coarse: Tensor, region: _Region) -> tuple[Tensor, Tensor]:
-    """Best body cell (Q, 3) within each query's finite radius, and its similarity (Q,); -1 where no body is there."""
+    """Best body cell (Q, 3) within each query's finite radius, what is around it counting where the query has that, and its own similarity (Q,); -1
+    where no body is there."""
     bounded = torch.isfinite(region.radius)
     cells = region.centre.round().long()[:, None] + _ball(float(region.radius[bounded].max()), target)
     size = torch.tensor(target.shape, device=target.device)
     inside = ((cells >= 0) & (cells < size)).all(-1)
     cells = torch.minimum(cells.clamp(min=0), size - 1)
     inside &= (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.body[target.flat(cells)]
-    scores = target.scores_at(query, coarse, cells).masked_fill(~inside, -1.0)
-    at = torch.where(inside, scores - region.cost(cells), -torch.inf).argmax(1, keepdim=True)
-    return cells.gather(1, at[..., None].expand(-1, 1, 3))[:, 0], scores.gather(1, at)[:, 0]
+    at = torch.where(inside, target.scores_around(query, coarse, cells) - region.cost(cells), -torch.inf).argmax(1, keepdim=True)
+    best = cells.gather(1, at[..., None].expand(-1, 1, 3))
+    return best[:, 0], target.scores_at(query, coarse, best)[:, 0].masked_fill(~inside.any(1), -1.0)
 
 
 def _ball(radius_mm: float, target: Searchable) -> Tensor:
@@ -148,7 +149,7 @@ def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, regi
 
     def around(cells: Tensor) -> tuple[Tensor, Tensor]:
         near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
-        scores = target.scores_at(query, coarse, near)
+        scores = target.scores_around(query, coarse, near)
         return near, scores if region is None else scores - region.cost(near)
 
     for _ in range(2):

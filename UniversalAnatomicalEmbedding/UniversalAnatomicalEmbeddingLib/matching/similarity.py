@@ -21,20 +21,25 @@ from torch.nn import functional as F
 from ..embedding import Embedding
 
 CELLS_AT_ONCE = 16_384
+AROUND_MM = 8.0
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """Descriptors of points to be found: ``fine`` (Q, C) (one unit vector per head, side by side) and ``coarse`` (Q, C')."""
+    """Descriptors of points to be found: ``fine`` (Q, C) (one unit vector per head, side by side) and ``coarse`` (Q, C').
+
+    ``around`` (Q, 6, C), where asked for, are the fine descriptors at the offsets ``around_mm`` of the scan to be searched.
+    """
 
     fine: Tensor
     coarse: Tensor
+    around: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.fine)
 
     def __getitem__(self, rows: slice | Tensor) -> Query:
-        return Query(self.fine[rows], self.coarse[rows])
+        return Query(self.fine[rows], self.coarse[rows], None if self.around is None else self.around[rows])
 
 
 class Searchable:
@@ -72,10 +77,31 @@ class Searchable:
         """Integer cells (..., 3) of row numbers."""
         return torch.stack(torch.unravel_index(rows, self.shape), -1)
 
-    def query(self, points_lps: np.ndarray) -> Query:
-        """Descriptors at LPS positions (N, 3) of this scan."""
+    def query(self, points_lps: np.ndarray, around_mm: np.ndarray | None = None) -> Query:
+        """Descriptors at LPS positions (N, 3) of this scan and, with offsets ``around_mm`` (K, 3) LPS, of the places around them.
+
+        A place outside the scan counts nothing, the others around the same point the more.
+        """
         fine, coarse = self.embedding.descriptors(points_lps)
-        return Query(fine.to(self.device), coarse.to(self.device))
+        around = None
+        if around_mm is not None:
+            places = (np.asarray(points_lps)[:, None] + around_mm).reshape(-1, 3)
+            inside = torch.from_numpy(self.embedding.contains(places)).reshape(-1, len(around_mm), 1)
+            weight = inside * len(around_mm) / inside.sum(1, keepdim=True).clamp(min=1)
+            around = (self.embedding.descriptors(places)[0].unflatten(0, (-1, len(around_mm))) * weight).to(self.device)
+        return Query(fine.to(self.device), coarse.to(self.device), around)
+
+    @cached_property
+    def around(self) -> Tensor:
+        """Offsets (6, 3) in cells (z, y, x) to the places about 8 mm before and behind a cell along each axis."""
+        steps = np.maximum(1, np.round(AROUND_MM / self.embedding.fine_grid.spacing_xyz[::-1])).astype(int)
+        return torch.from_numpy(np.vstack([np.diag(steps), -np.diag(steps)])).to(self.device)
+
+    @cached_property
+    def around_mm(self) -> np.ndarray:
+        """The offsets ``around`` (6, 3) in LPS mm."""
+        grid = self.embedding.fine_grid
+        return grid.index_to_world(self.around.cpu().numpy()) - grid.index_to_world(np.zeros((1, 3)))
 
     def coarse_scores(self, query: Query) -> Tensor:
         """Coarse cosine on the coarse grid, (Q, z, y, x)."""
@@ -83,13 +109,23 @@ class Searchable:
 
     def scores_at(self, query: Query, coarse: Tensor, cells: Tensor) -> Tensor:
         """Fused similarity (Q, K) of each query with its own cells (Q, K, 3) (z, y, x integer); ``coarse`` from :meth:`coarse_scores`."""
-        return (self._fine_scores(query, self.flat(cells)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+        return (self._fine_scores(query.fine, self.flat(cells)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+
+    def scores_around(self, query: Query, coarse: Tensor, cells: Tensor) -> Tensor:
+        """Like :meth:`scores_at`, the fine cosines averaged over the places and what is around them (where the query has that)."""
+        if query.around is None:
+            return self.scores_at(query, coarse, cells)
+        last = torch.tensor(self.shape, device=self.device) - 1
+        fine = self._fine_scores(query.fine, self.flat(cells))
+        for step, own in zip(self.around, query.around.unbind(1), strict=True):
+            fine = fine + self._fine_scores(own, self.flat(torch.minimum((cells + step).clamp(min=0), last)))
+        return (fine / (1 + len(self.around)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
 
     def block_scores(self, query: Query, coarse: Tensor, blocks: Tensor) -> Tensor:
         """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 outside the body."""
         around = coarse.flatten(1).gather(1, _take(self._around, blocks).flatten(1)).unflatten(1, (-1, 27))
         rows = _take(self.block_rows, blocks)
-        fine = self._fine_scores(query, rows.flatten(1)).unflatten(1, (blocks.shape[1], -1))
+        fine = self._fine_scores(query.fine, rows.flatten(1)).unflatten(1, (blocks.shape[1], -1))
         wide = around @ self._spread
         if self.coarse_gain is not None:
             wide = wide * self.coarse_gain[rows]
@@ -107,12 +143,12 @@ class Searchable:
             fine[:, start : start + 65536] = query.fine @ self.rows[start : start + 65536].float().T
         return (fine.reshape(len(query), z, y, x) + wide) / self.embedding.heads
 
-    def _fine_scores(self, query: Query, rows: Tensor) -> Tensor:
-        """Fine cosine (Q, K) of each query with its own ``rows`` (Q, K), in portions that stay in the processor's cache."""
+    def _fine_scores(self, fine: Tensor, rows: Tensor) -> Tensor:
+        """Fine cosine (Q, K) of each descriptor (Q, C) with its own ``rows`` (Q, K), in portions that stay in the processor's cache."""
         portion = max(1, CELLS_AT_ONCE // rows.shape[1])
         scores = [
-            torch.bmm(_take(self.rows, own).float(), fine[:, :, None])[..., 0]
-            for own, fine in zip(rows.split(portion), query.fine.split(portion), strict=True)
+            torch.bmm(_take(self.rows, own).float(), part[:, :, None])[..., 0]
+            for own, part in zip(rows.split(portion), fine.split(portion), strict=True)
         ]
         return torch.cat(scores)
 

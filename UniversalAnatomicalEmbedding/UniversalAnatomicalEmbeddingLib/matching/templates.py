@@ -14,4 +14,6 @@ def combine(queries: Sequence[Query]) -> Query:
 
     Similarity is linear in the query, so searching with the mean descriptor is searching the mean of the exemplars' similarity maps.
     """
-    return Query(torch.stack([q.fine for q in queries]).mean(0), torch.stack([q.coarse for q in queries]).mean(0))
+    around = [q.around for q in queries if q.around is not None]
+    fine, coarse = (torch.stack(rows).mean(0) for rows in ([q.fine for q in queries], [q.coarse for q in queries]))
+    return Query(fine, coarse, torch.stack(around).mean(0) if around else None)
