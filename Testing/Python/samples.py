@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -92,8 +94,8 @@ class Probe(Embedder):
     def context(self, deep: Tensor) -> dict[str, Tensor]:
         return {"coarse": circle(F.avg_pool3d(deep, (2, 4, 4))), "top": deep}
 
-    def decode(self, local: dict[str, Tensor], top: Tensor) -> dict[str, Tensor]:
-        return {"fine": circle(top)}
+    def decode(self, local: dict[str, Tensor], top: Tensor) -> Iterator[tuple[str, Tensor]]:
+        yield "fine", circle(top)
 
 
 def circle(angle: Tensor) -> Tensor:

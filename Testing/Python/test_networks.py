@@ -100,7 +100,7 @@ def test_strides_describe_the_maps(networks: dict[str, Embedder], name: str) -> 
     with torch.inference_mode():
         local = network.local(noise(*size))
         context = network.context(local["deep"])
-        fine = network.decode(local, context["top"])["fine"]
+        fine = dict(network.decode(local, context["top"]))["fine"]
     found = [tuple((size / torch.tensor(m.shape[2:])).tolist()) for m in (fine, context["coarse"], local["deep"], context["top"])]
     assert found == [network.fine_stride, network.coarse_stride, network.deep_stride, network.top_stride]
 
@@ -208,7 +208,7 @@ def test_tiles_equal_the_whole_scan(networks: dict[str, Embedder], name: str, si
     with torch.inference_mode():
         whole = network.local(image)
         context = network.context(whole["deep"])
-        fine = network.decode(whole, context["top"])
+        fine = dict(network.decode(whole, context["top"]))
         for core in (inner, corner):
             assert difference(network, image, core, network.halo, whole, context, fine) < 1e-4
         assert difference(network, image, inner, (0, 0, 0), whole, context, fine) > 1e-2
@@ -228,7 +228,7 @@ def difference(
     assert halo == (0, 0, 0) or all(b - a < n for (a, b), n in zip(tile, image.shape[2:], strict=True))
     origin = tuple(a for a, _ in tile)
     local = network.local(cells(image, tile, (1, 1, 1)))
-    maps = network.decode(local, cells(context["top"], tile, network.top_stride))
+    maps = dict(network.decode(local, cells(context["top"], tile, network.top_stride)))
     pairs = [(cells(local["deep"], core, network.deep_stride, origin), cells(whole["deep"], core, network.deep_stride))]
     pairs += [(cells(maps[key], core, network.fine_stride, origin), cells(fine[key], core, network.fine_stride)) for key in fine]
     assert all(b.numel() > 0 and b.std() > 0.01 for _, b in pairs)
@@ -252,7 +252,7 @@ def test_halo_is_what_the_layers_see_and_no_more(networks: dict[str, Embedder], 
             image[(slice(None), slice(None), *(part if a == axis else slice(None) for a in range(3)))] = torch.nan
             assert image.isnan().any()
             local = network.local(image)
-            maps = network.decode(local, top)
+            maps = dict(network.decode(local, top))
             box = [(start, stop) if a == axis else (0, n) for a, n in enumerate(size)]
             inside = [cells(local["deep"], box, network.deep_stride), *(cells(m, box, network.fine_stride) for m in maps.values())]
             return all(bool(m.isfinite().all()) for m in inside)

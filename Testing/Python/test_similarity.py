@@ -128,18 +128,17 @@ def test_scores_with_surroundings_are_the_mean_over_the_places_of_both_scans() -
     scan = synthetic(heads=3)
     points, cells = inner_points(4, 2, 20.0, scan), np.random.default_rng(3).integers(3, 15, (4, 50, 3))
     query = scan.query(points, scan.around_mm)
-    found = scan.scores_around(query, scan.coarse_scores(query), torch.from_numpy(cells)).numpy()
+    share = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    found = scan.near_scores(query, scan.coarse_scores(query), torch.from_numpy(cells), share).numpy()
     silent = torch.zeros_like(query.coarse)
-    expected = restated(Query(0 * query.fine, query.coarse), scan)[np.arange(4)[:, None], *np.moveaxis(cells, 2, 0)]
+    expected = restated(Query(0 * query.fine, share[:, None] * query.coarse), scan)[np.arange(4)[:, None], *np.moveaxis(cells, 2, 0)]
     for step, move in zip([[0, 0, 0], *scan.around.tolist()], [np.zeros(3), *scan.around_mm], strict=True):
         there = restated(Query(scan.query(points + move).fine, silent), scan)
         expected = expected + there[np.arange(4)[:, None], *np.moveaxis(cells + step, 2, 0)] / 7
     np.testing.assert_allclose(found, expected, atol=3e-5)
     plain = scan.query(points)
-    np.testing.assert_array_equal(
-        scan.scores_around(plain, scan.coarse_scores(plain), torch.from_numpy(cells)),
-        scan.scores_at(plain, scan.coarse_scores(plain), torch.from_numpy(cells)),
-    )
+    alone = scan.near_scores(plain, scan.coarse_scores(plain), torch.from_numpy(cells), torch.ones(4))
+    torch.testing.assert_close(alone, scan.scores_at(plain, scan.coarse_scores(plain), torch.from_numpy(cells)))
 
 
 def test_what_is_around_a_point_at_the_border_of_the_scan_counts_only_inside() -> None:

@@ -157,12 +157,12 @@ def _embed_tiled(
         elif len(tiles) > 1:
             local = _local_features(image, tile, network, device)
         with _inference(device):
-            heads = network.decode(local, _part(context["top"], tile.source(network.top_stride)))
-        if n == 0:
-            shape = network.map_shape(image.shape, network.fine_stride)
-            fine = np.empty((*shape, len(heads), next(iter(heads.values())).shape[1]), dtype=np.float16)
-        for head, value in enumerate(heads.values()):
-            _store(_part(value, tile.kept(network.fine_stride)), fine[tile.target(network.fine_stride)][..., head, :])
+            for head, (_, value) in enumerate(network.decode(local, _part(context["top"], tile.source(network.top_stride)))):
+                if n == head == 0:
+                    shape = network.map_shape(image.shape, network.fine_stride)
+                    fine = np.empty((*shape, network.heads - 1, value.shape[1]), dtype=np.float16)
+                _store(_part(value, tile.kept(network.fine_stride)), fine[tile.target(network.fine_stride)][..., head, :])
+                del value
     progress(1.0, "embedded")
     coarse = np.empty((*context["coarse"].shape[2:], context["coarse"].shape[1]), dtype=np.float16)
     _store(context["coarse"], coarse)

@@ -19,7 +19,8 @@ CANDIDATE_SHARE = 0.06
 CANDIDATE_BLOCKS = 160
 QUERIES_AT_ONCE = 16
 NEAR_AT_ONCE = 128
-STRAY_COST_PER_MM2 = 5e-4
+STRAY_COST_PER_MM2 = 3e-4
+NEAR_COARSE = 0.25  # near the expected place the coarse cosine, on cells of 16 mm, has little to say
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ def find_near(query: Query, target: Searchable, centre_lps: FloatArray, radius_m
         part, own = query[start : start + NEAR_AT_ONCE], region[start : start + NEAR_AT_ONCE]
         coarse = target.coarse_scores(part)
         best, similarity = _best_within(part, target, coarse, own)
-        found.append(torch.where((similarity > -1.0)[:, None], refine(part, target, coarse, best), torch.nan))
+        found.append(torch.where((similarity > -1.0)[:, None], refine(part, target, coarse, best, own), torch.nan))
     return target.embedding.fine_grid.index_to_world(torch.cat([*found, torch.empty(0, 3)]).double().cpu().numpy())
 
 
@@ -84,9 +85,11 @@ class _Region:
         """Squared distance (Q, K) of cells (Q, K, 3) from the centres."""
         return ((cells - self.centre[:, None]) * self.cell_mm).square().sum(-1)
 
-    def cost(self, cells: Tensor) -> Tensor:
-        """What the similarity at cells (Q, K, 3) loses for lying away from where the query is expected, (Q, K) float32."""
-        return torch.where(torch.isfinite(self.radius)[:, None], self.cost_per_mm2 * self.squared_mm(cells), 0.0).float()
+    def scores(self, query: Query, target: Searchable, coarse: Tensor, cells: Tensor) -> Tensor:
+        """How well cells (Q, K, 3) suit the queries, less what they lose for lying away from where those are expected, (Q, K) float32."""
+        bounded = torch.isfinite(self.radius)
+        scores = target.near_scores(query, coarse, cells, torch.where(bounded, NEAR_COARSE, 1.0).float())
+        return scores - torch.where(bounded[:, None], self.cost_per_mm2 * self.squared_mm(cells), 0.0).float()
 
 
 def _search(query: Query, target: Searchable, exhaustive: bool, region: _Region | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -122,15 +125,14 @@ def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
 
 
 def _best_within(query: Query, target: Searchable, coarse: Tensor, region: _Region) -> tuple[Tensor, Tensor]:
-    """Best body cell (Q, 3) within each query's finite radius, what is around it counting where the query has that, and its own similarity (Q,); -1
-    where no body is there."""
+    """Best body cell (Q, 3) within each query's finite radius, and its similarity (Q,); -1 where no body is there."""
     bounded = torch.isfinite(region.radius)
     cells = region.centre.round().long()[:, None] + _ball(float(region.radius[bounded].max()), target)
     size = torch.tensor(target.shape, device=target.device)
     inside = ((cells >= 0) & (cells < size)).all(-1)
     cells = torch.minimum(cells.clamp(min=0), size - 1)
     inside &= (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.body[target.flat(cells)]
-    at = torch.where(inside, target.scores_around(query, coarse, cells) - region.cost(cells), -torch.inf).argmax(1, keepdim=True)
+    at = region.scores(query, target, coarse, cells).masked_fill(~inside, -torch.inf).argmax(1, keepdim=True)
     best = cells.gather(1, at[..., None].expand(-1, 1, 3))
     return best[:, 0], target.scores_at(query, coarse, best)[:, 0].masked_fill(~inside.any(1), -1.0)
 
@@ -149,8 +151,7 @@ def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, regi
 
     def around(cells: Tensor) -> tuple[Tensor, Tensor]:
         near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
-        scores = target.scores_around(query, coarse, near)
-        return near, scores if region is None else scores - region.cost(near)
+        return near, target.scores_at(query, coarse, near) if region is None else region.scores(query, target, coarse, near)
 
     for _ in range(2):
         near, scores = around(cells)

@@ -111,15 +111,16 @@ class Searchable:
         """Fused similarity (Q, K) of each query with its own cells (Q, K, 3) (z, y, x integer); ``coarse`` from :meth:`coarse_scores`."""
         return (self._fine_scores(query.fine, self.flat(cells)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
 
-    def scores_around(self, query: Query, coarse: Tensor, cells: Tensor) -> Tensor:
-        """Like :meth:`scores_at`, the fine cosines averaged over the places and what is around them (where the query has that)."""
-        if query.around is None:
-            return self.scores_at(query, coarse, cells)
-        last = torch.tensor(self.shape, device=self.device) - 1
+    def near_scores(self, query: Query, coarse: Tensor, cells: Tensor, coarse_share: Tensor) -> Tensor:
+        """What tells places near the expected one apart, (Q, K): as :meth:`scores_at`, but of the coarse cosine only a share (Q,), and the fine ones
+        averaged over the place and what is around it (where the query has that)."""
         fine = self._fine_scores(query.fine, self.flat(cells))
-        for step, own in zip(self.around, query.around.unbind(1), strict=True):
-            fine = fine + self._fine_scores(own, self.flat(torch.minimum((cells + step).clamp(min=0), last)))
-        return (fine / (1 + len(self.around)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+        if query.around is not None:
+            last = torch.tensor(self.shape, device=self.device) - 1
+            for step, own in zip(self.around, query.around.unbind(1), strict=True):
+                fine += self._fine_scores(own, self.flat(torch.minimum((cells + step).clamp(min=0), last)))
+            fine /= 1 + len(self.around)
+        return (fine + coarse_share[:, None] * self.interpolate_coarse(coarse, cells)) / self.embedding.heads
 
     def block_scores(self, query: Query, coarse: Tensor, blocks: Tensor) -> Tensor:
         """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 outside the body."""

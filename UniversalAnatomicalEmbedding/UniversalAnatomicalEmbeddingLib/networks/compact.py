@@ -7,6 +7,8 @@ the voxels it covers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,13 +108,12 @@ class Compact(Embedder):
         top = self.merge2(level2 + _double(self.lateral3(self.level3(level2))))
         return {"coarse": self.coarse_head(top), "top": self.lateral2(top)}
 
-    def decode(self, local: dict[str, Tensor], top: Tensor) -> dict[str, Tensor]:
+    def decode(self, local: dict[str, Tensor], top: Tensor) -> Iterator[tuple[str, Tensor]]:
         level1 = self.merge1(local["level1"] + _double(top))
         level0 = self.merge0(local["level0"] + _double(self.lateral1(level1)))
-        maps = {"fine": self.fine_head(level0)}
+        yield "fine", self.fine_head(level0)
         if hasattr(self, "semantic_head"):
-            maps["semantic"] = self.semantic_head(level0)
-        return maps
+            yield "semantic", self.semantic_head(level0)
 
 
 def _space_to_depth(image: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ and runs tile by tile, ``context`` runs once over the whole scan at a low resolu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,15 +52,15 @@ class Embedder(nn.Module):
         """From the stitched "deep" features of the whole scan: the map "coarse", and "top" for :meth:`decode`."""
         raise NotImplementedError
 
-    def decode(self, local: dict[str, Tensor], top: Tensor) -> dict[str, Tensor]:
-        """The full-resolution maps of a tile: "fine" and, where the model has it, "semantic"."""
+    def decode(self, local: dict[str, Tensor], top: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The full-resolution maps of a tile: "fine" and, where the model has it, "semantic"; one after the other, so that one can be let go first."""
         raise NotImplementedError
 
     def features(self, image: Tensor) -> dict[str, Tensor]:
         """The maps of a whole image before normalisation (training samples them sparsely and normalises only the samples)."""
         local = self.local(image)
         context = self.context(local["deep"])
-        return {**self.decode(local, context["top"]), "coarse": context["coarse"]}
+        return {**dict(self.decode(local, context["top"])), "coarse": context["coarse"]}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Unit-length maps ``(B, C, Z', Y', X')`` of an image ``(B, 1, Z, Y, X)``: "fine", "coarse" and optionally "semantic"."""

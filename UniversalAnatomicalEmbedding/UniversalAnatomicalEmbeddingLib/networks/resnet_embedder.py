@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,11 +78,12 @@ class ResNetEmbedder(Embedder):
         top = [pyramid.merge(2, c3) for pyramid in self.pyramids.values()]
         return {"coarse": self.read_out_head([c4]), "top": torch.cat(top, dim=1)}
 
-    def decode(self, local: dict[str, Tensor], top: Tensor) -> dict[str, Tensor]:
+    def decode(self, local: dict[str, Tensor], top: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The raw maps "fine" and, where the model has it, "semantic", ``(B, 128, Z/2, Y/2, X/2)`` each."""
         pyramids = self.pyramids
         tops = top.chunk(len(pyramids), dim=1)
-        return {name: _decode(pyramid, local, part) for (name, pyramid), part in zip(pyramids.items(), tops, strict=True)}
+        for (name, pyramid), part in zip(pyramids.items(), tops, strict=True):
+            yield name, _decode(pyramid, local, part)
 
 
 def _decode(pyramid: FPN3D, local: dict[str, Tensor], top: Tensor) -> Tensor:
