@@ -126,10 +126,13 @@ def test_places_around_lie_about_8_mm_away_along_each_axis_of_the_scan_that_is_s
 
 def test_scores_with_surroundings_are_the_mean_over_the_places_of_both_scans() -> None:
     scan = synthetic(heads=3)
-    points, cells = inner_points(4, 2, 20.0, scan), np.random.default_rng(3).integers(3, 15, (4, 50, 3))
+    points, centre = inner_points(4, 2, 20.0, scan), np.array([[9, 9, 9], [6, 12, 8], [8, 8, 16], [12, 9, 9]])
+    offsets = np.random.default_rng(3).integers(-3, 4, (50, 3))
+    cells = centre[:, None] + offsets
     query = scan.query(points, scan.around_mm)
     share = torch.tensor([0.0, 0.25, 0.5, 1.0])
-    found = scan.near_scores(query, scan.coarse_scores(query), torch.from_numpy(cells), share).numpy()
+    where = torch.from_numpy(centre), torch.from_numpy(offsets)
+    found = scan.near_scores(query, scan.coarse_scores(query), *where, share).numpy()
     silent = torch.zeros_like(query.coarse)
     expected = restated(Query(0 * query.fine, share[:, None] * query.coarse), scan)[np.arange(4)[:, None], *np.moveaxis(cells, 2, 0)]
     for step, move in zip([[0, 0, 0], *scan.around.tolist()], [np.zeros(3), *scan.around_mm], strict=True):
@@ -137,7 +140,7 @@ def test_scores_with_surroundings_are_the_mean_over_the_places_of_both_scans() -
         expected = expected + there[np.arange(4)[:, None], *np.moveaxis(cells + step, 2, 0)] / 7
     np.testing.assert_allclose(found, expected, atol=3e-5)
     plain = scan.query(points)
-    alone = scan.near_scores(plain, scan.coarse_scores(plain), torch.from_numpy(cells), torch.ones(4))
+    alone = scan.near_scores(plain, scan.coarse_scores(plain), *where, torch.ones(4))
     torch.testing.assert_close(alone, scan.scores_at(plain, scan.coarse_scores(plain), torch.from_numpy(cells)))
 
 

@@ -15,8 +15,8 @@ from .similarity import Query, Searchable
 from .subcell import neighbourhood, peak_offset
 
 SECOND_MODE_MM = 24.0
-CANDIDATE_SHARE = 0.06
-CANDIDATE_BLOCKS = 160
+CANDIDATE_SHARE = 0.05
+CANDIDATE_BLOCKS = 128
 QUERIES_AT_ONCE = 16
 NEAR_AT_ONCE = 128
 STRAY_COST_PER_MM2 = 3e-4
@@ -85,11 +85,13 @@ class _Region:
         """Squared distance (Q, K) of cells (Q, K, 3) from the centres."""
         return ((cells - self.centre[:, None]) * self.cell_mm).square().sum(-1)
 
-    def scores(self, query: Query, target: Searchable, coarse: Tensor, cells: Tensor) -> Tensor:
-        """How well cells (Q, K, 3) suit the queries, less what they lose for lying away from where those are expected, (Q, K) float32."""
+    def scores(self, query: Query, target: Searchable, coarse: Tensor, centre: Tensor, offsets: Tensor) -> Tensor:
+        """How well the cells at ``offsets`` (K, 3) from ``centre`` (Q, 3) suit the queries, less what they lose for lying away from where those are
+        expected, (Q, K) float32."""
         bounded = torch.isfinite(self.radius)
-        scores = target.near_scores(query, coarse, cells, torch.where(bounded, NEAR_COARSE, 1.0).float())
-        return scores - torch.where(bounded[:, None], self.cost_per_mm2 * self.squared_mm(cells), 0.0).float()
+        scores = target.near_scores(query, coarse, centre, offsets, torch.where(bounded, NEAR_COARSE, 1.0).float())
+        stray = self.cost_per_mm2 * self.squared_mm(centre[:, None] + offsets)
+        return scores - torch.where(bounded[:, None], stray, 0.0).float()
 
 
 def _search(query: Query, target: Searchable, exhaustive: bool, region: _Region | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -127,12 +129,11 @@ def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
 def _best_within(query: Query, target: Searchable, coarse: Tensor, region: _Region) -> tuple[Tensor, Tensor]:
     """Best body cell (Q, 3) within each query's finite radius, and its similarity (Q,); -1 where no body is there."""
     bounded = torch.isfinite(region.radius)
-    cells = region.centre.round().long()[:, None] + _ball(float(region.radius[bounded].max()), target)
-    size = torch.tensor(target.shape, device=target.device)
-    inside = ((cells >= 0) & (cells < size)).all(-1)
-    cells = torch.minimum(cells.clamp(min=0), size - 1)
-    inside &= (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.body[target.flat(cells)]
-    at = region.scores(query, target, coarse, cells).masked_fill(~inside, -torch.inf).argmax(1, keepdim=True)
+    middle, ball = region.centre.round().long(), _ball(float(region.radius[bounded].max()), target)
+    anywhere = middle[:, None] + ball
+    cells = target.clamp(anywhere)
+    inside = (cells == anywhere).all(-1) & (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.body[target.flat(cells)]
+    at = region.scores(query, target, coarse, middle, ball).masked_fill(~inside, -torch.inf).argmax(1, keepdim=True)
     best = cells.gather(1, at[..., None].expand(-1, 1, 3))
     return best[:, 0], target.scores_at(query, coarse, best)[:, 0].masked_fill(~inside.any(1), -1.0)
 
@@ -146,12 +147,11 @@ def _ball(radius_mm: float, target: Searchable) -> Tensor:
 
 def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, region: _Region | None = None) -> Tensor:
     """Continuous cell index (Q, 3) of the similarity peak at or beside integer ``cells`` (Q, 3): one step uphill, then between cells."""
-    size = torch.tensor(target.shape, device=target.device)
     offsets = neighbourhood().to(target.device)
 
     def around(cells: Tensor) -> tuple[Tensor, Tensor]:
-        near = torch.minimum((cells[:, None] + offsets).clamp(min=0), size - 1)
-        return near, target.scores_at(query, coarse, near) if region is None else region.scores(query, target, coarse, near)
+        near = target.clamp(cells[:, None] + offsets)
+        return near, target.scores_at(query, coarse, near) if region is None else region.scores(query, target, coarse, cells, offsets)
 
     for _ in range(2):
         near, scores = around(cells)

@@ -109,24 +109,34 @@ class Searchable:
 
     def scores_at(self, query: Query, coarse: Tensor, cells: Tensor) -> Tensor:
         """Fused similarity (Q, K) of each query with its own cells (Q, K, 3) (z, y, x integer); ``coarse`` from :meth:`coarse_scores`."""
-        return (self._fine_scores(query.fine, self.flat(cells)) + self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+        return (
+            self._fine_scores(query.fine[:, None], self.flat(cells))[:, 0] + self.interpolate_coarse(coarse, cells)
+        ) / self.embedding.heads
 
-    def near_scores(self, query: Query, coarse: Tensor, cells: Tensor, coarse_share: Tensor) -> Tensor:
-        """What tells places near the expected one apart, (Q, K): as :meth:`scores_at`, but of the coarse cosine only a share (Q,), and the fine ones
-        averaged over the place and what is around it (where the query has that)."""
-        fine = self._fine_scores(query.fine, self.flat(cells))
+    def near_scores(self, query: Query, coarse: Tensor, centre: Tensor, offsets: Tensor, coarse_share: Tensor) -> Tensor:
+        """What tells the cells at ``offsets`` (K, 3) from each query's own ``centre`` (Q, 3) apart, (Q, K).
+
+        As :meth:`scores_at`, but of the coarse cosine only a share (Q,), and the fine ones averaged over the cell and what is around it (where the
+        query has that). A cell beyond the border is the one at it.
+        """
+        steps, descriptors = torch.zeros_like(offsets[:1]), query.fine[:, None]
         if query.around is not None:
-            last = torch.tensor(self.shape, device=self.device) - 1
-            for step, own in zip(self.around, query.around.unbind(1), strict=True):
-                fine += self._fine_scores(own, self.flat(torch.minimum((cells + step).clamp(min=0), last)))
-            fine /= 1 + len(self.around)
-        return (fine + coarse_share[:, None] * self.interpolate_coarse(coarse, cells)) / self.embedding.heads
+            steps, descriptors = torch.cat([steps, self.around]), torch.cat([descriptors, query.around], 1)
+        different, number = _distinct(offsets + steps[:, None])
+        fine = self._fine_scores(descriptors, self.flat(self.clamp(centre[:, None] + different)))
+        fine = fine.gather(2, number.expand(len(query), -1, -1)).mean(1)
+        wide = self.interpolate_coarse(coarse, self.clamp(centre[:, None] + offsets))
+        return (fine + coarse_share[:, None] * wide) / self.embedding.heads
+
+    def clamp(self, cells: Tensor) -> Tensor:
+        """Cells (..., 3), those beyond the border moved to it."""
+        return torch.minimum(cells.clamp(min=0), torch.tensor(self.shape, device=self.device) - 1)
 
     def block_scores(self, query: Query, coarse: Tensor, blocks: Tensor) -> Tensor:
         """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 outside the body."""
         around = coarse.flatten(1).gather(1, _take(self._around, blocks).flatten(1)).unflatten(1, (-1, 27))
         rows = _take(self.block_rows, blocks)
-        fine = self._fine_scores(query.fine, rows.flatten(1)).unflatten(1, (blocks.shape[1], -1))
+        fine = self._fine_scores(query.fine[:, None], rows.flatten(1))[:, 0].unflatten(1, (blocks.shape[1], -1))
         wide = around @ self._spread
         if self.coarse_gain is not None:
             wide = wide * self.coarse_gain[rows]
@@ -145,11 +155,10 @@ class Searchable:
         return (fine.reshape(len(query), z, y, x) + wide) / self.embedding.heads
 
     def _fine_scores(self, fine: Tensor, rows: Tensor) -> Tensor:
-        """Fine cosine (Q, K) of each descriptor (Q, C) with its own ``rows`` (Q, K), in portions that stay in the processor's cache."""
+        """Fine cosines (Q, D, K) of D descriptors (Q, D, C) each with their own ``rows`` (Q, K), in portions that stay in the processor's cache."""
         portion = max(1, CELLS_AT_ONCE // rows.shape[1])
         scores = [
-            torch.bmm(_take(self.rows, own).float(), part[:, :, None])[..., 0]
-            for own, part in zip(rows.split(portion), fine.split(portion), strict=True)
+            torch.bmm(part, _take(self.rows, own).float().mT) for own, part in zip(rows.split(portion), fine.split(portion), strict=True)
         ]
         return torch.cat(scores)
 
@@ -199,6 +208,14 @@ def _block_weights(ratio: Sequence[int]) -> Tensor:
 def _take(table: Tensor, index: Tensor) -> Tensor:
     """``table[index]`` along the first axis, several times faster."""
     return table.index_select(0, index.flatten()).unflatten(0, index.shape)
+
+
+def _distinct(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The different ones (M, 3) among offsets (D, K, 3), and which of them each is (D, K)."""
+    reach = int(offsets.abs().max())
+    box = (2 * reach + 1,) * 3
+    rows, number = torch.unique(_flat(offsets + reach, box), return_inverse=True)
+    return torch.stack(torch.unravel_index(rows, box), -1) - reach, number
 
 
 def _flat(index: Tensor, shape: Sequence[int]) -> Tensor:
