@@ -132,8 +132,13 @@ def test_without_a_semantic_head_the_network_is_what_it_was() -> None:
     plain, with_head = Compact(**TINY).state_dict(), Compact(**TINY, semantic_channels=8).state_dict()
     assert plain.keys() < with_head.keys()
     assert all(k.startswith("semantic_head.") for k in with_head.keys() - plain.keys())
+
+
+def test_the_bundled_model_has_the_maps_that_its_card_names() -> None:
     bundled = load_model()
-    assert "semantic" not in bundled.network(torch.zeros(1, 1, 16, 16, 16))
+    maps = bundled.network(torch.zeros(1, 1, 16, 16, 16))
+    assert set(maps) == {"fine", "coarse", "semantic"}
+    assert maps["semantic"].shape[1] == bundled.card.network["semantic_channels"]
 
 
 def test_a_semantic_head_of_another_length_is_refused() -> None:

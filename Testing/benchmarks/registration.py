@@ -1,7 +1,7 @@
 """Measure registration against known truth, peers in the same run: SimpleITK and elastix (mutual information), ConvexAdam.
 
 ``python Testing/benchmarks/registration.py run --data FOLDER --out RESULTS.jsonl`` runs the groups of ``registration.json`` (or ``--suite FILE``; some
-of them with ``--groups A,B``) case by case; each result is appended at once, and what the file already holds is skipped, so a run can be stopped
+of them with ``--groups NAME ...``) case by case; each result is appended at once, and what the file already holds is skipped, so a run can be stopped
 and taken up again. ``python Testing/benchmarks/registration.py table --out RESULTS.jsonl`` prints the table.
 
 A group names its kind of case, its pairs of scans (``NAME.nii.gz`` under the data folder; landmarks in ``NAME.mrk.json``), how many seeded cases are
@@ -325,14 +325,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of results, one JSON object per line")
     parser.add_argument("--data", type=Path, help="folder that the names of the suite start from")
     parser.add_argument("--suite", type=Path, default=SUITE)
-    parser.add_argument("--groups", help="only these, with commas between")
+    parser.add_argument("--groups", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--failure-mm", type=float, default=FAILURE_MM)
     args = parser.parse_args()
     if args.job == "run":
         if args.data is None:
             parser.error("run needs --data")
-        suite = json.loads(args.suite.read_text())
-        run([g for g in suite if args.groups is None or g["group"] in args.groups.split(",")], args.data, args.out)
+        suite = {g["group"]: g for g in json.loads(args.suite.read_text())}
+        if unknown := set(args.groups or ()) - set(suite):
+            parser.error(f"no group is called {', '.join(sorted(unknown))}; there are {', '.join(suite)}")
+        run([suite[name] for name in args.groups or suite], args.data, args.out)
     table([json.loads(line) for line in args.out.read_text().splitlines()], args.failure_mm)
 
 
