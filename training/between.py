@@ -60,8 +60,7 @@ def main() -> None:
 def common_points(fixed: Searchable, moving: Searchable) -> Tensor:
     """Points (N, 6) that both scans show (:data:`CommonPoints`): body points of the fixed scan, 8 mm apart, and their places in the moving one."""
     there, back = build_guide(fixed, moving), build_guide(moving, fixed)
-    step = max(1, round(POINT_STEP_MM / float(fixed.embedding.fine_grid.spacing_xyz[0])))
-    points = fixed.embedding.fine_grid.index_to_world(fixed.lattice(step).cpu().numpy())
+    points = fixed.lattice_points(POINT_STEP_MM)
     places, spread = there.predict(points)
     returned, spread_back = back.predict(places)
     kept = (np.maximum(spread, spread_back) <= MOST_SPREAD_MM) & (np.linalg.norm(returned - points, axis=1) <= RETURN_MM)

@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 
 from ..geometry import FloatArray
 from .fixed_point import local_map
-from .nearest import find_near, refine
-from .similarity import Query, Searchable, widen
+from .nearest import LATTICE_STEP, find_near, lattice_scores, refine
+from .similarity import Query, Searchable
 
 LATTICE_STEP_MM, DENSE_STEP_MM = 16.0, 12.0
 MOST_ANCHORS, MOST_DENSE_ANCHORS = 800, 3000
@@ -118,28 +118,16 @@ def _agreeing(source: FloatArray, destination: FloatArray, back: FloatArray, ret
 
 def coarse_match(query: Query, target: Searchable) -> FloatArray:
     """Best places (Q, 3) LPS mm on every second cell of the target's body, then refined among the cells around."""
-    lattice = target.lattice(2)
-    shape = [-(-n // 2) for n in target.shape]
-    stride = zip(target.coarse.shape[:3], target.embedding.coarse_stride, target.embedding.fine_stride, strict=True)
-    whole = [n * c // (2 * f) for n, c, f in stride]
-    z, y, x = (lattice // 2).unbind(1)
-    at = (z * shape[1] + y) * shape[2] + x
-    rows = target.rows.index_select(0, target.flat(lattice)).float().T
-    best = []
-    for start in range(0, len(query), AT_ONCE):
-        part = query[start : start + AT_ONCE]
-        coarse = target.coarse_scores(part)
-        wide = widen(coarse, whole)[:, : shape[0], : shape[1], : shape[2]].flatten(1)
-        scores = torch.addmm(wide.index_select(1, at), part.fine, rows)
-        best.append(refine(part, target, coarse, lattice[scores.argmax(1)]))
+    lattice = target.lattice(LATTICE_STEP)
+    found = lattice_scores(query, target, lattice, AT_ONCE)
+    best = [refine(part, target, coarse, lattice[scores.argmax(1)]) for part, coarse, scores in found]
     index = torch.cat(best).double().cpu().numpy()
     return target.embedding.fine_grid.index_to_world(index)
 
 
 def _spread_points(scan: Searchable, step_mm: float, most: int) -> FloatArray:
     """Body points (N, 3) LPS mm on a regular lattice, at most ``most``."""
-    step = max(1, round(step_mm / float(scan.embedding.fine_grid.spacing_xyz[0])))
-    cells = scan.lattice(step).cpu().numpy()
-    if len(cells) > most:
-        cells = cells[np.random.default_rng(0).permutation(len(cells))[:most]]
-    return scan.embedding.fine_grid.index_to_world(cells)
+    points = scan.lattice_points(step_mm)
+    if len(points) > most:
+        points = points[np.random.default_rng(0).permutation(len(points))[:most]]
+    return points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..geometry import FloatArray
-from .similarity import Query, Searchable
+from .similarity import Query, Searchable, widen
 from .subcell import neighbourhood, peak_offset
 
 SECOND_MODE_MM = 24.0
@@ -19,6 +20,7 @@ CANDIDATE_SHARE = 0.05
 CANDIDATE_BLOCKS = 128
 QUERIES_AT_ONCE = 16
 NEAR_AT_ONCE = 128
+LATTICE_STEP = 2
 STRAY_COST_PER_MM2 = 3e-4
 NEAR_COARSE = 0.25  # near the expected place the coarse cosine, on cells of 16 mm, has little to say
 
@@ -60,6 +62,23 @@ def find_near(query: Query, target: Searchable, centre_lps: FloatArray, radius_m
         best, similarity = _best_within(part, target, coarse, own)
         found.append(torch.where((similarity > -1.0)[:, None], refine(part, target, coarse, best, own), torch.nan))
     return target.embedding.fine_grid.index_to_world(torch.cat([*found, torch.empty(0, 3)]).double().cpu().numpy())
+
+
+def lattice_scores(query: Query, target: Searchable, lattice: Tensor, at_once: int) -> Iterator[tuple[Query, Tensor, Tensor]]:
+    """Portions of a query, their coarse scores (Q, z, y, x), and the sum of their cosines (Q, K) with the cells of ``target.lattice(LATTICE_STEP)``.
+
+    One matrix product for each portion of ``at_once`` points.
+    """
+    shape = [-(-n // LATTICE_STEP) for n in target.shape]
+    whole = [n * r // LATTICE_STEP for n, r in zip(target.coarse.shape[:3], target.ratio, strict=True)]
+    z, y, x = (lattice // LATTICE_STEP).unbind(1)
+    at = (z * shape[1] + y) * shape[2] + x
+    rows = target.rows.index_select(0, target.flat(lattice)).float().T
+    for start in range(0, len(query), at_once):
+        part = query[start : start + at_once]
+        coarse = target.coarse_scores(part)
+        wide = widen(coarse, whole)[:, : shape[0], : shape[1], : shape[2]].flatten(1)
+        yield part, coarse, torch.addmm(wide.index_select(1, at), part.fine, rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -187,6 +187,11 @@ class Searchable:
         inside = cells[self.body[self.flat(cells)]]
         return inside if len(inside) or step == 1 else self.lattice(1)
 
+    def lattice_points(self, step_mm: float) -> np.ndarray:
+        """Positions (K, 3) LPS mm of the body cells of a lattice about ``step_mm`` apart."""
+        grid = self.embedding.fine_grid
+        return grid.index_to_world(self.lattice(max(1, round(step_mm / float(grid.spacing_xyz[0])))).cpu().numpy())
+
 
 def widen(coarse: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (Q, z, y, x) interpolated trilinearly to ``size``, constant beyond the border.

@@ -60,7 +60,7 @@ class Embedder(nn.Module):
         """The maps of a whole image before normalisation (training samples them sparsely and normalises only the samples)."""
         local = self.local(image)
         context = self.context(local["deep"])
-        return {**dict(self.decode(local, context["top"])), "coarse": context["coarse"]}
+        return dict(self.decode(local, context["top"])) | {"coarse": context["coarse"]}
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Unit-length maps ``(B, C, Z', Y', X')`` of an image ``(B, 1, Z, Y, X)``: "fine", "coarse" and optionally "semantic"."""

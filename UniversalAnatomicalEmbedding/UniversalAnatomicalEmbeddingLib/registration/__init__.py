@@ -135,7 +135,8 @@ def _degrees(matrix: FloatArray) -> float:
 def _require_consensus(fits: list[LinearFit], pairs: Correspondences, fixed: Scan, moving: Scan, upright: Searchable) -> None:
     """:class:`NoCommonAnatomy` unless enough of the keypoints that the best fit places in the other scan's body agree with it."""
     agreeing = placed = 0
-    for fit in fits[:1]:
+    if fits:
+        fit = fits[0]
         agreeing = int(fit.inlier.sum())
         placed = int(in_body(upright, apply(fit.matrix, pairs.fixed_keypoints)).sum())
         placed += int(in_body(fixed.searchable, apply(inverted(fit.matrix), pairs.moving_keypoints)).sum())

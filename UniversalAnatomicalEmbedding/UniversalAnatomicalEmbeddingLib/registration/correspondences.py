@@ -15,13 +15,11 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from ..geometry import FloatArray
-from ..matching.nearest import refine
-from ..matching.similarity import Query, Searchable, widen
+from ..matching.nearest import LATTICE_STEP, SECOND_MODE_MM, lattice_scores, refine
+from ..matching.similarity import Query, Searchable
 from ..progress import check
 
-LATTICE_STEP = 2
 AT_ONCE = 128
-SECOND_MODE_MM = 24.0
 RETURN_MM = 12.0
 
 
@@ -86,18 +84,9 @@ def match_in_bulk(query: Query, target: Searchable) -> tuple[FloatArray, FloatAr
     One matrix product of many queries with every second cell of each axis, then a refinement among the cells around.
     """
     lattice = target.lattice(LATTICE_STEP)
-    shape = [-(-n // LATTICE_STEP) for n in target.shape]
-    whole = [n * r // LATTICE_STEP for n, r in zip(target.coarse.shape[:3], target.ratio, strict=True)]
-    z, y, x = (lattice // LATTICE_STEP).unbind(1)
-    at = (z * shape[1] + y) * shape[2] + x
-    rows = target.rows.index_select(0, target.flat(lattice)).float().T
     spacing = torch.as_tensor(target.embedding.fine_grid.spacing_xyz[::-1].copy(), device=target.device, dtype=torch.float32)
     places, found, margins = lattice * spacing, [], []
-    for start in range(0, len(query), AT_ONCE):
-        part = query[start : start + AT_ONCE]
-        coarse = target.coarse_scores(part)
-        wide = widen(coarse, whole)[:, : shape[0], : shape[1], : shape[2]].flatten(1)
-        scores = torch.addmm(wide.index_select(1, at), part.fine, rows)
+    for part, coarse, scores in lattice_scores(query, target, lattice, AT_ONCE):
         best, number = scores.max(dim=1)
         margins.append(best - _second(scores, places, number))
         found.append(refine(part, target, coarse, lattice[number]))

@@ -138,7 +138,9 @@ def distinct(matrices: Sequence[FloatArray] | FloatArray, points_lps: FloatArray
     """Numbers of the first ``most`` maps (4, 4) that place points (N, 3) more than ``apart_mm`` on average away from where those before them do."""
     kept: list[int] = []
     for n, matrix in enumerate(matrices):
-        if len(kept) < most and all(mean_distance(matrix, matrices[k], points_lps) > apart_mm for k in kept):
+        if len(kept) == most:
+            break
+        if all(mean_distance(matrix, matrices[k], points_lps) > apart_mm for k in kept):
             kept.append(n)
     return kept
 
