@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from torch import nn
-from torch.nn.utils import fuse_conv_bn_eval
+import torch
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -22,8 +22,17 @@ def fold_batch_norm(network: Network) -> Network:
         raise ValueError("found a network in training mode, whose batch norms are still moving: call network.eval() before folding")
     folded = copy.deepcopy(network)
     for parent in list(folded.modules()):
-        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
+        for (_, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
-                setattr(parent, conv_name, fuse_conv_bn_eval(conv, norm))
+                _fold(conv, norm)
                 setattr(parent, norm_name, nn.Identity())
     return folded
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> None:
+    """In place: a second copy of the weights would leave holes in the memory once it is let go, too small for a feature map."""
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    conv.weight.mul_(scale[:, None, None, None, None])
+    conv.bias = nn.Parameter(((0 if conv.bias is None else conv.bias) - mean) * scale + norm.bias, requires_grad=False)
