@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
@@ -226,6 +227,29 @@ def test_stored_maps_are_those_of_the_network(make: Callable[[], Embedder], shap
     coarse = expected.pop("coarse")
     np.testing.assert_allclose(maps["coarse"], coarse, rtol=0, atol=1e-3)
     np.testing.assert_allclose(maps["fine"], torch.cat([expected[n] for n in ("fine", "semantic") if n in expected], 3), rtol=0, atol=1e-3)
+
+
+def test_context_runs_beside_the_kept_features_only_and_needs_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peak of memory lies there: no tile is held any more, and "deep" has the order in memory that convolutions work in."""
+    network = randomised(ResNetEmbedder()).to(memory_format=torch.channels_last_3d)
+    made: list[weakref.ref[torch.Tensor]] = []
+    orders: list[bool] = []
+
+    def local(part: torch.Tensor, local: Callable[..., dict[str, torch.Tensor]] = network.local) -> dict[str, torch.Tensor]:
+        features = local(part)
+        made.extend(weakref.ref(feature) for feature in features.values())
+        return features
+
+    def context(deep: torch.Tensor, context: Callable[..., dict[str, torch.Tensor]] = network.context) -> dict[str, torch.Tensor]:
+        assert not any(feature() is not None for feature in made)
+        orders.append(deep.is_contiguous(memory_format=torch.channels_last_3d))
+        return context(deep)
+
+    monkeypatch.setattr(network, "tile", (8, 48, 32))
+    monkeypatch.setattr(network, "local", local)
+    monkeypatch.setattr(network, "context", context)
+    maps_of(scaled_noise(24, 32, 32), network)
+    assert len(made) == 2 * 3 and orders == [True]
 
 
 def test_running_out_of_memory_halves_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder, unit_length
 from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm
 from UniversalAnatomicalEmbeddingLib.networks.fpn3d import FPN3D
-from UniversalAnatomicalEmbeddingLib.networks.resnet3d import STEM_SLICES
+from UniversalAnatomicalEmbeddingLib.networks.resnet3d import STEM_SLICES, join_slices
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
 
 DATA = Path(__file__).parent / "data"
@@ -142,6 +142,13 @@ def test_full_resolution_is_worked_through_a_few_slices_at_a_time_and_each_once(
         c1, _ = backbone.shallow(noise(2 * STEM_SLICES + 5, 16, 16))
     hook.remove()
     assert seen == [STEM_SLICES, STEM_SLICES, 4] and c1.shape[2] == STEM_SLICES + 2
+
+
+def test_slices_are_joined_in_their_order_one_part_at_a_time() -> None:
+    parts = [torch.randn(2, 3, depth, 4, 5) for depth in (2, 2, 1)]
+    joined = join_slices(iter(parts), 5)
+    assert joined.equal(torch.cat(parts, dim=2)) and joined.is_contiguous(memory_format=torch.channels_last_3d)
+    assert join_slices(iter(parts[:1]), 2) is parts[0], "nothing to join"
 
 
 def published_maps(state: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
@@ -302,6 +309,13 @@ def test_folding_batch_norm_keeps_the_maps(networks: dict[str, Embedder]) -> Non
     assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
     assert sum(isinstance(module, nn.BatchNorm3d) for module in network.modules()) == 21
     assert folded.halo == network.halo
+
+
+def test_folding_takes_a_bias_along_and_leaves_nothing_to_train() -> None:
+    network, image = randomised(nn.Sequential(nn.Conv3d(1, 4, 3), nn.BatchNorm3d(4))), noise(4, 4, 4)
+    folded = fold_batch_norm(network.requires_grad_(False))
+    torch.testing.assert_close(folded(image), network(image))
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
 
 
 def test_folding_needs_evaluation_mode() -> None:

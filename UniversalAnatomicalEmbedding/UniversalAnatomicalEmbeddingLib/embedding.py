@@ -142,20 +142,21 @@ def _embed_tiled(
         progress(0.1 + 0.4 * n / len(tiles), "local features")
         local = _local_features(image, tile, network, device)
         if n == 0:
-            deep = local["deep"].new_empty((1, local["deep"].shape[1], *network.map_shape(image.shape, network.deep_stride)))
+            cells = network.map_shape(image.shape, network.deep_stride)
+            # channels last in memory, the order of the networks: convolutions would copy any other
+            deep = local["deep"].new_empty((1, *cells, local["deep"].shape[1])).movedim(-1, 1)
         _part(deep, tile.target(network.deep_stride)).copy_(_part(local["deep"], tile.kept(network.deep_stride)))
-        stored.append({name: _part(local[name], tile.within(then.read, stride)).clone() for name, stride in network.kept.items()})
+        keep = {name: _part(local[name], tile.within(then.read, stride)).clone() for name, stride in network.kept.items()}
+        stored.append(local if len(tiles) == 1 else keep)
+        del local  # the last one too: the context needs the room
     with _inference(device):
         context = network.context(deep)
     fine = np.empty(0, dtype=np.float16)
     for n, tile in enumerate(second):
         check(cancel)
         progress(0.5 + 0.5 * n / len(tiles), "descriptors")
-        if network.kept:
-            local = {**stored[n], "deep": _part(deep, tile.source(network.deep_stride))}
-            stored[n] = {}
-        elif len(tiles) > 1:
-            local = _local_features(image, tile, network, device)
+        local = {**(stored[n] or _local_features(image, tile, network, device)), "deep": _part(deep, tile.source(network.deep_stride))}
+        stored[n] = {}
         with _inference(device):
             for head, (_, value) in enumerate(network.decode(local, _part(context["top"], tile.source(network.top_stride)))):
                 if n == head == 0:

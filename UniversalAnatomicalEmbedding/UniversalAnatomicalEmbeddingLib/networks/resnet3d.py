@@ -7,6 +7,8 @@ of layers 1 and 2 have 1x3x3 kernels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +39,24 @@ def convolve_inner(conv: nn.Conv3d, x: Tensor) -> Tensor:
     """A convolution of stride 1 without padding along z, ``(B, C, Z, Y, X)`` to ``(B, C', Z - 2, Y, X)`` for 3 taps in z."""
     _, rows, columns = conv.kernel_size
     return F.conv3d(x, conv.weight, conv.bias, padding=(0, rows // 2, columns // 2))
+
+
+def join_slices(parts: Iterable[Tensor], depth: int) -> Tensor:
+    """Parts ``(B, C, z, Y, X)`` one behind the other along z, ``depth`` slices in all, channels last in memory.
+
+    Unlike torch.cat it takes them one at a time, so that they need not exist together.
+    """
+    whole, start = torch.empty(0), 0
+    for part in parts:
+        if part.shape[2] == depth:
+            return part
+        if start == 0:
+            batch, channels, _, rows, columns = part.shape
+            whole = part.new_empty((batch, depth, rows, columns, channels)).movedim(-1, 1)
+        whole[:, :, start : start + part.shape[2]] = part
+        start += part.shape[2]
+        del part  # before the next one is made
+    return whole
 
 
 class BasicBlock(nn.Module):
@@ -91,7 +111,8 @@ class ResNet3D18(nn.Module):
         even = 2 * (image.shape[2] // 2)
         step = even if self.training else STEM_SLICES
         image = F.pad(image, (0, 0, 0, 0, 1, 1))
-        c1 = torch.cat([self._first_stage(image[:, :, start : min(start + step, even) + 2]) for start in range(0, even, step)], dim=2)
+        parts = (self._first_stage(image[:, :, start : min(start + step, even) + 2]) for start in range(0, even, step))
+        c1 = join_slices(parts, even // 2)
         return c1, self.layer2(c1)
 
     def _first_stage(self, image: Tensor) -> Tensor:

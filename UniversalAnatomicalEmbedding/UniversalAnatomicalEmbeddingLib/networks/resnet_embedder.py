@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from .embedder import Embedder
 from .fpn3d import FPN3D
-from .resnet3d import ResNet3D18
+from .resnet3d import ResNet3D18, join_slices
 
 CELLS_AT_ONCE = 8
 
@@ -83,20 +83,19 @@ class ResNetEmbedder(Embedder):
         pyramids = self.pyramids
         tops = top.chunk(len(pyramids), dim=1)
         for (name, pyramid), part in zip(pyramids.items(), tops, strict=True):
-            yield name, _decode(pyramid, local, part)
+            yield name, join_slices(_decode(pyramid, local, part), part.shape[2])
 
 
-def _decode(pyramid: FPN3D, local: dict[str, Tensor], top: Tensor) -> Tensor:
-    """One pyramid from its merged c3 map down to its output; in evaluation mode a few cells of z at a time, which saves memory.
+def _decode(pyramid: FPN3D, local: dict[str, Tensor], top: Tensor) -> Iterator[Tensor]:
+    """One pyramid from its merged c3 map down to its output, in parts along z; in evaluation mode of a few cells, which saves memory.
 
     All its maps have the same cells in z, of which the last convolution sees one more on either side.
     """
     depth = top.shape[2]
     step = depth if pyramid.training else CELLS_AT_ONCE
-    parts = []
     for start in range(0, depth, step):
         stop = min(start + step, depth)
         seen = slice(max(start - 1, 0), stop + 1)
         merged = pyramid.merge(0, local["c1"][:, :, seen], pyramid.merge(1, local["deep"][:, :, seen], top[:, :, seen]))
-        parts.append(pyramid.read_out_inner(F.pad(merged, (0, 0, 0, 0, int(start == 0), int(stop == depth)))))
-    return torch.cat(parts, dim=2)
+        merged = F.pad(merged, (0, 0, 0, 0, int(start == 0), int(stop == depth)))
+        yield pyramid.read_out_inner(merged)
