@@ -6,7 +6,9 @@ A view is a small image whose voxel ``index`` shows the patient position ``affin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -139,6 +141,12 @@ def draw_view(
         metal=draw_metal(shape_zyx, modality != "ct", g) if _chance(a.metal_p, g) else None,
         mirrored=mirror,
     )
+
+
+def padded(view: ViewParameters, shapes: Sequence[tuple[int, int, int]]) -> ViewParameters:
+    """The view in the smallest of ``shapes`` (z, y, x) that holds it, with air around; itself where none does."""
+    fitting = [s for s in shapes if all(n <= m for n, m in zip(view.shape_zyx, s, strict=True))]
+    return replace(view, shape_zyx=min(fitting, key=math.prod)) if fitting else view
 
 
 def cut_view(volume: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tensor:

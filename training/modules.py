@@ -17,25 +17,15 @@ from torch import Generator, Tensor
 
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 
-from .augment import ViewParameters, cut_view, to_patient
-from .data import PairParameters
+from .augment import ViewParameters, cut_view
 from .losses import Bank, ContrastOptions, PairDescriptors, SemanticOptions, offered, sam_losses, semantic_loss
 from .parallel import gathered, processes, total
-from .sampling import (
-    all_cells,
-    cells_near,
-    corresponding_common,
-    corresponding_points,
-    labelled_cells,
-    random_cells,
-    sample_descriptors,
-    scattered,
-)
+from .places import Example, PlaceOptions, Places
+from .sampling import sample_descriptors
 from .scan import Scan, place
 from .weights import load_initial
 
 LEAST_POINTS = 16
-Side = tuple[Scan, ViewParameters]
 
 
 class SelfSupervisedModule(L.LightningModule):
@@ -75,22 +65,27 @@ class SelfSupervisedModule(L.LightningModule):
         self.save_hyperparameters(ignore=["network", "contrast", "semantic"])
         self.network = network.to(memory_format=torch.channels_last_3d)
         self.contrast, self.semantic = contrast, semantic or SemanticOptions()
+        self.scans: list[Scan] = []
         if initial:
             load_initial(self.network, Path(initial) if Path(initial).exists() else initial)
 
-    def on_fit_start(self) -> None:
-        data = self.trainer.datamodule
-        data.scans = place(data.scans, self.device)
+    def place_options(self) -> PlaceOptions:
+        """How many places the loader is to choose of each pair."""
+        h = self.hparams
+        counts = h.points, h.cells, h.near, h.near_reach, h.slack_mm, h.frame_slack_mm, h.around
+        return PlaceOptions(*counts, self.semantic.per_structure, self.network.fine_stride)
 
-    def on_train_batch_start(self, batch: list[PairParameters], batch_idx: int) -> None:
+    def on_fit_start(self) -> None:
+        self.scans = place(self.trainer.datamodule.scans, self.device)
+
+    def on_train_batch_start(self, batch: list[Example], batch_idx: int) -> None:
         if self.hparams.freeze_norm is not None and self.global_step >= self.hparams.freeze_norm:
             for layer in self.network.modules():
                 if isinstance(layer, torch.nn.BatchNorm3d):
                     layer.eval()
 
-    def training_step(self, batch: list[PairParameters], batch_idx: int) -> Tensor:
-        scans, common = self.trainer.datamodule.scans, self.trainer.datamodule.common
-        described = [self.describe(p, scans[p.fixed_scan], scans[p.moving_scan], common.get((p.fixed_scan, p.moving_scan))) for p in batch]
+    def training_step(self, batch: list[Example], batch_idx: int) -> Tensor:
+        described = [self.describe(e, self.scans[e.pair.fixed_scan], self.scans[e.pair.moving_scan]) for e in batch]
         with exact(self.device):
             terms = self.contrast_terms(described)
             semantic = torch.cat([d.semantic for d in described])
@@ -128,65 +123,36 @@ class SelfSupervisedModule(L.LightningModule):
         semantic = self.semantic.weight if turn or self.semantic.alternate_p == 0 else 0.0
         return {"fine": sam, "coarse": sam, "semantic": semantic}
 
-    def describe(self, pair: PairParameters, fixed_scan: Scan, moving_scan: Scan, common: Tensor | None = None) -> PairDescriptors:
-        """Cut both views, embed them, and sample descriptors at corresponding points, at other cells and at labelled ones.
-
-        ``common`` (N, 6): the common points of the scans, if they are of two patients.
-        """
-        sides = [
-            (fixed_scan.geometry_to(self.device), pair.fixed.to(self.device)),
-            (moving_scan.geometry_to(self.device), pair.moving.to(self.device)),
-        ]
+    def describe(self, example: Example, fixed: Scan, moving: Scan) -> PairDescriptors:
+        """Cut both views of a pair, embed them, and sample descriptors at the places chosen for it."""
         low, high = self.hparams.input_range
         with exact(self.device):
-            images = torch.cat([cut_view(scan.image, scan.mm_to_index, view) for scan, view in sides])
+            images = torch.cat([self.cut(fixed, example.pair.fixed), self.cut(moving, example.pair.moving)])
         maps = self.network.features(low + (high - low) * (images + 1) / 2)
         with exact(self.device):
-            return self.sample(maps, sides, pair, common)
+            fine, coarse, around, semantic = self.sample(maps, example.places)
+        places, frames = example.places, [crc32(s.frame.encode()) for s in (fixed, moving)]  # numbers that are the same in every process
+        patient, truth = places.patient_mm.to(self.device), places.truth.to(self.device)
+        return PairDescriptors(
+            fine, coarse, patient, places.matched, places.slack_mm, (frames[0], frames[1]), example.pair.seed, around, semantic, truth
+        )
 
-    def sample(self, maps: dict[str, Tensor], sides: list[Side], pair: PairParameters, common: Tensor | None) -> PairDescriptors:
-        """The descriptors of one pair from its maps ``(2, C, ...)``."""
-        h, (fixed, moving) = self.hparams, (scan for scan, _ in sides)
-        stride, g = self.network.fine_stride, Generator().manual_seed(pair.seed)
-        between = fixed.frame != moving.frame
-        shown = corresponding_common(*sides, common, h.points, g) if between else corresponding_points(*sides, h.points, g)
-        index = []
-        for own, (_, view) in zip((shown.fixed_index, shown.moving_index), sides, strict=True):
-            cells = _shuffled(all_cells(view, stride), g) if h.cells is None else random_cells(view, stride, h.cells, g)
-            index.append(torch.cat([own, cells, cells_near(own, view, h.near, h.near_reach, g)]))
-        rows = min(len(i) for i in index)
-        heads = {
-            head: torch.stack([sample_descriptors(maps[head][s : s + 1], size, index[s][:rows]) for s in (0, 1)])
-            for head, size in (("fine", stride), ("coarse", self.network.coarse_stride))
-        }
-        patient = torch.stack([to_patient(index[s][:rows], sides[s][1]) for s in (0, 1)])
-        registered = h.frame_slack_mm + fixed.slack_mm + moving.slack_mm if pair.fixed_scan != pair.moving_scan else 0.0
-        slack = h.slack_mm if between else registered
-        around = torch.empty(2, len(shown), 0, 0, device=self.device)
-        if slack:
-            near = [scattered(own, sides[s][1], h.around, slack, g) for s, own in enumerate((shown.fixed_index, shown.moving_index))]
-            near = [sample_descriptors(maps["fine"][s : s + 1], stride, near[s]) for s in (0, 1)]
-            around = torch.stack(near).unflatten(1, (len(shown), h.around))
-        semantic, truth = self.labelled(maps, sides, g)
-        frames = crc32(fixed.frame.encode()), crc32(moving.frame.encode())  # numbers that are the same in every process
-        return PairDescriptors(heads["fine"], heads["coarse"], patient, len(shown), slack, frames, pair.seed, around, semantic, truth)
+    def cut(self, scan: Scan, view: ViewParameters) -> Tensor:
+        """One view, on the device of the network."""
+        return cut_view(scan.image, scan.mm_to_index.to(self.device), view.to(self.device))
 
-    def labelled(self, maps: dict[str, Tensor], sides: list[Side], g: Generator) -> tuple[Tensor, Tensor]:
-        """Semantic descriptors (N, C) of labelled cells of both views, and what they are (N, ids + 1); none without a semantic head."""
-        table = self.trainer.datamodule.table if "semantic" in maps else None
-        width = 0 if table is None else len(table) + 1
-        descriptors = [torch.empty(0, 0 if table is None else maps["semantic"].shape[1], device=self.device)]
-        truth = [torch.empty(0, width, dtype=torch.int8, device=self.device)]
-        for s, (scan, view) in enumerate(sides):
-            if table is not None and scan.labels is not None:
-                index, ids = labelled_cells(scan, view, self.network.fine_stride, self.semantic.per_structure, g)
-                known = scan.known.to(self.device)
-                if view.mirrored:
-                    swap = table.mirrored.long().to(self.device)
-                    ids, known = swap[ids], known[swap]
-                descriptors.append(sample_descriptors(maps["semantic"][s : s + 1], self.network.fine_stride, index))
-                truth.append(table.truth(ids, known))
-        return torch.cat(descriptors), torch.cat(truth)
+    def sample(self, maps: dict[str, Tensor], places: Places) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Descriptors of one pair from its maps ``(2, C, ...)``: fine and coarse (2, P, C), fine around the matched ones (2, matched, K, C), semantic
+        (N, C; of length 0 without a semantic head)."""
+        stride, index, around = self.network.fine_stride, places.index.to(self.device), places.around.to(self.device)
+        fine = sample_descriptors(maps["fine"], stride, torch.cat([index, around.flatten(1, 2)], 1))
+        fine, near = fine.split([index.shape[1], around.shape[1] * around.shape[2]], 1)
+        coarse = sample_descriptors(maps["coarse"], self.network.coarse_stride, index)
+        semantic = fine.new_empty(0, 0)
+        if "semantic" in maps:
+            sides = zip(maps["semantic"].split(1), places.labelled, strict=True)
+            semantic = torch.cat([sample_descriptors(own, stride, at[None].to(self.device))[0] for own, at in sides])
+        return fine, coarse, near.unflatten(1, around.shape[1:3]), semantic
 
     def configure_optimizers(self):
         h = self.hparams
@@ -203,10 +169,6 @@ class SelfSupervisedModule(L.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"},
         }
-
-
-def _shuffled(rows: Tensor, g: Generator) -> Tensor:
-    return rows[torch.randperm(len(rows), generator=g).to(rows.device)]
 
 
 def exact(device: torch.device) -> torch.autocast:

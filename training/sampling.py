@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,10 @@ class Correspondences:
 
     def __len__(self) -> int:
         return len(self.fixed_index)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield self.fixed_index
+        yield self.moving_index
 
 
 def corresponding_points(fixed: tuple[Scan, ViewParameters], moving: tuple[Scan, ViewParameters], n: int, g: Generator) -> Correspondences:
@@ -123,22 +128,22 @@ def cells_near(index_zyx: Tensor, view: ViewParameters, n: int, reach: float, g:
 
 
 def sample_descriptors(features: Tensor, stride: tuple[int, int, int], index_zyx: Tensor) -> Tensor:
-    """Unit descriptors (N, C) of a map ``(1, C, z, y, x)`` at continuous image indices (N, 3); cell k sits at stride*k + (stride-1)/2.
+    """Unit descriptors (B, N, C) of maps ``(B, C, z, y, x)`` at continuous image indices (B, N, 3); cell k sits at stride*k + (stride-1)/2.
 
     Trilinear, constant beyond the border. Cells are looked up as rows, which leaves a half-precision channels-last map as it is: forth and back in
     half the time that ``grid_sample`` takes on a CPU.
     """
-    size = torch.tensor(features.shape[2:], device=index_zyx.device)
-    step = torch.tensor(stride, device=index_zyx.device, dtype=index_zyx.dtype)
-    at = torch.minimum(((index_zyx - (step - 1) / 2) / step).clamp(min=0), size - 1.0)
-    corners = torch.cartesian_prod(*[torch.arange(2, device=index_zyx.device)] * 3)
-    low = at.floor().long()
-    share = (at - low)[:, None]
-    weight = torch.where(corners.bool(), share, 1 - share).prod(-1)
-    z, y, x = torch.minimum(low[:, None] + corners, size - 1).unbind(-1)
-    rows = features.permute(0, 2, 3, 4, 1).reshape(-1, features.shape[1])
-    around = F.embedding((z * size[1] + y) * size[2] + x, rows).to(weight.dtype)
-    return F.normalize((around * weight[..., None]).sum(1), dim=1)
+    flat = index_zyx.new_zeros((*index_zyx.shape[:2], 1), dtype=torch.long)
+    share = index_zyx.new_ones((*index_zyx.shape[:2], 1))
+    for at, n, k in zip(index_zyx.unbind(-1), features.shape[2:], stride, strict=True):
+        at = ((at - (k - 1) / 2) / k).clamp(0, n - 1)
+        low = at.floor()
+        corners = torch.stack([low, (low + 1).clamp(max=n - 1)], -1).long()
+        flat = (flat[..., None] * n + corners[..., None, :]).flatten(-2)
+        share = (share[..., None] * torch.stack([low + 1 - at, at - low], -1)[..., None, :]).flatten(-2)
+    maps, rows = torch.arange(len(features), device=flat.device), features.permute(0, 2, 3, 4, 1).reshape(-1, features.shape[1])
+    found = F.embedding(flat + maps[:, None, None] * features[0, 0].numel(), rows).to(share.dtype)
+    return F.normalize((found * share[..., None]).sum(-2), dim=-1)
 
 
 def in_body(scan: Scan, points_mm: Tensor) -> Tensor:

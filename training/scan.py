@@ -52,10 +52,6 @@ class Scan:
     mapped: bool = False
     slack_mm: float = 0.0
 
-    def geometry_to(self, device: torch.device) -> Scan:
-        """The scan with its geometry on a device; the voxels stay where they are, and a view takes what it needs of them."""
-        return replace(self, mm_to_index=self.mm_to_index.to(device))
-
     def place(self, index_zyx: Tensor) -> Tensor:
         """Patient mm (x, y, z) ``(N, 3)`` of continuous voxel indices (z, y, x) ``(N, 3)``."""
         return torch.linalg.solve(self.mm_to_index[:, :3], (index_zyx.flip(-1) - self.mm_to_index[:, 3]).T).T

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from test_training import blank, make_scan, module
+from test_training import blank, described, make_scan, module
 
 from training import align
 from training.align import Alignment, Row, Trust, align_index, combine, read_patients, write_index
 from training.augment import Augmentation, to_patient
-from training.data import PairStream, in_frames
+from training.data import in_frames
 from training.sampling import corresponding_points
 from training.scan import read_index
+from training.stream import PairStream
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Registration, Transform
 
@@ -108,8 +109,8 @@ def test_registered_scans_show_the_same_anatomy_at_the_same_millimetres() -> Non
     example = PairStream(placed, Augmentation(truncate_p=0), 0, 0, (48, 48, 48), 1.0).draw(0)
     assert example.fixed_scan != example.moving_scan
     with torch.no_grad():
-        d = module(slack_mm=30.0).describe(example, placed[example.fixed_scan], placed[example.moving_scan])
-        alone = module().describe(replace(example, moving_scan=example.fixed_scan), *[placed[example.fixed_scan]] * 2)
+        d = described(module(slack_mm=30.0), example, placed[example.fixed_scan], placed[example.moving_scan])
+        alone = described(module(), replace(example, moving_scan=example.fixed_scan), *[placed[example.fixed_scan]] * 2)
     assert d.slack_mm == 4.5 + 4.0, "that of the registration and of a patient who moved, not that of two patients"
     assert alone.slack_mm == 0
     at = corresponding_points((placed[0], example.fixed), (placed[1], example.moving), 50, torch.Generator().manual_seed(0))

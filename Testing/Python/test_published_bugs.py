@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_losses import ALL, pair, seeded, unit
-from test_training import blank, first_of, make_scan, module, stream
+from test_training import blank, described, first_of, make_scan, module, stream
 
 from training.augment import Augmentation, draw_view, to_patient
 from training.data import PairDataModule
@@ -106,9 +106,9 @@ def test_b5_a_step_in_bfloat16_sees_the_same_places_as_one_in_full_precision(tmp
     data.setup("fit")
     example = first_of(stream(data.scans, max_view=(48, 48, 48)), 1)[0]
     with torch.no_grad():
-        reference = module().describe(example, data.scans[0], data.scans[0])
+        reference = described(module(), example, data.scans[0], data.scans[0])
         with torch.autocast("cpu", torch.bfloat16):
-            found = module().describe(example, data.scans[0], data.scans[0])
+            found = described(module(), example, data.scans[0], data.scans[0])
     assert torch.equal(found.patient_mm, reference.patient_mm)
     assert found.fine.dtype == torch.float32
 
@@ -132,6 +132,6 @@ def test_b7_a_step_needs_no_pair_of_any_particular_kind() -> None:
     assert all(p.fixed_scan != p.moving_scan for p in crossed)
     trained = module()
     with torch.no_grad():
-        described = [trained.describe(p, scans[p.fixed_scan], scans[p.moving_scan]) for p in crossed[:2]]
-        assert set(trained.contrast_terms(described)) == {"fine", "coarse"}
-        assert trained.contrast_terms([replace(d, matched=0) for d in described]) == {}
+        pairs = [described(trained, p, scans[p.fixed_scan], scans[p.moving_scan]) for p in crossed[:2]]
+        assert set(trained.contrast_terms(pairs)) == {"fine", "coarse"}
+        assert trained.contrast_terms([replace(d, matched=0) for d in pairs]) == {}

@@ -190,17 +190,17 @@ def test_cells_near_scatter_around_the_points_and_stay_in_the_box() -> None:
 
 @pytest.mark.parametrize("stride", [(2, 2, 2), (8, 8, 8), (1, 2, 4)])
 def test_at_the_centre_of_a_cell_its_own_descriptor_is_sampled(stride: tuple[int, int, int]) -> None:
-    features = torch.randn(1, 6, 5, 4, 7, generator=seeded(0))
+    features = torch.randn(2, 6, 5, 4, 7, generator=seeded(0))
     cells = torch.tensor([[0, 0, 0], [4, 3, 6], [2, 1, 5], [3, 0, 2]])
     step = torch.tensor(stride)
-    sampled = sample_descriptors(features, stride, cells * step + (step - 1) / 2)
-    expected = torch.stack([features[0, :, z, y, x] for z, y, x in cells.tolist()])
-    torch.testing.assert_close(sampled, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-4)
+    sampled = sample_descriptors(features, stride, (cells * step + (step - 1) / 2).expand(2, -1, -1))
+    expected = torch.stack([features[:, :, z, y, x] for z, y, x in cells.tolist()], dim=1)
+    torch.testing.assert_close(sampled, F.normalize(expected, dim=2), atol=1e-5, rtol=1e-4)
 
 
 def test_between_cells_the_raw_descriptors_are_mixed_then_made_unit_length() -> None:
     features = torch.randn(1, 6, 5, 4, 7, generator=seeded(1))
-    sampled = sample_descriptors(features, (2, 2, 2), torch.tensor([[4.5, 2.5, 5.5]]))
+    sampled = sample_descriptors(features, (2, 2, 2), torch.tensor([[[4.5, 2.5, 5.5]]]))[0]
     mixed = features[0, :, 2, 1, 2] * 0.5 + features[0, :, 2, 1, 3] * 0.5
     torch.testing.assert_close(sampled[0], F.normalize(mixed, dim=0), atol=1e-5, rtol=1e-4)
     assert float(sampled.norm()) == pytest.approx(1)
@@ -208,5 +208,5 @@ def test_between_cells_the_raw_descriptors_are_mixed_then_made_unit_length() -> 
 
 def test_beyond_the_outermost_centres_the_descriptor_stays_the_same() -> None:
     features = torch.randn(1, 6, 5, 4, 7, generator=seeded(2))
-    sampled = sample_descriptors(features, (8, 8, 8), torch.tensor([[0.0, 0.0, 0.0], [3.5, 3.5, 3.5]]))
+    sampled = sample_descriptors(features, (8, 8, 8), torch.tensor([[[0.0, 0.0, 0.0], [3.5, 3.5, 3.5]]]))[0]
     torch.testing.assert_close(sampled[0], sampled[1])

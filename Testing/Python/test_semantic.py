@@ -14,7 +14,9 @@ from training_scene import QUIET, TINY, labelled_scan, scene, semantic_module
 from training.augment import Augmentation, draw_view, to_patient
 from training.labels import UNSURE, LabelTable
 from training.losses import SemanticOptions
+from training.places import choose_places
 from training.sampling import all_cells, labelled_cells, labels_at, random_cells
+from training.stream import PairParameters
 from training.weights import initial_weights, load_initial
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, load_model, save_model
 from UniversalAnatomicalEmbeddingLib.errors import InputError
@@ -74,12 +76,10 @@ def test_every_structure_of_a_view_gives_some_cells_however_small_it_is() -> Non
 
 
 def test_a_mirrored_patient_has_left_on_the_right() -> None:
-    scan, module = labelled_scan("a", 0), semantic_module()
-    module.trainer = L.Trainer(accelerator="cpu", max_steps=1, **QUIET)
-    module.trainer.datamodule = scene([scan])
+    scan, options = labelled_scan("a", 0), semantic_module().place_options()
     view = view_of(3, truncate_p=0.0)
-    maps = {"semantic": torch.randn(2, 8, 16, 16, 16, generator=seeded())}
-    rows = [module.labelled(maps, [(scan, replace(view, mirrored=m))] * 2, seeded())[1] for m in (False, True)]
+    pairs = [PairParameters(0, 0, *[replace(view, mirrored=m)] * 2, seed=0) for m in (False, True)]
+    rows = [choose_places(p, scan, scan, options, TABLE).truth for p in pairs]
     assert rows[0][:, LEFT].tolist() == rows[1][:, RIGHT].tolist()
     assert rows[0][:, RIGHT].tolist() == rows[1][:, LEFT].tolist()
     assert rows[0][:, LEFT].tolist() != rows[0][:, RIGHT].tolist()

@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,13 +18,16 @@ import yaml
 from torch import Tensor
 
 from training import export
-from training.augment import Augmentation, to_patient
+from training.augment import Augmentation, cut_view, to_patient
 from training.calibrate import Samples, cut, fit, logistic
 from training.common_points import both_ways
-from training.data import PairDataModule, PairParameters, PairStream
-from training.losses import ContrastOptions
+from training.data import PairDataModule
+from training.labels import LabelTable
+from training.losses import ContrastOptions, PairDescriptors
 from training.modules import SelfSupervisedModule
+from training.places import Example, choose_places
 from training.scan import Scan, load_scan, read_index
+from training.stream import PairParameters, PairStream
 from UniversalAnatomicalEmbeddingLib import catalogue, entries
 from UniversalAnatomicalEmbeddingLib.catalogue import load_model
 from UniversalAnatomicalEmbeddingLib.matching.confidence import probability
@@ -58,6 +62,8 @@ def same(a: object, b: object) -> bool:
         return torch.equal(a, b)
     if hasattr(a, "__dataclass_fields__"):
         return all(same(value, getattr(b, name)) for name, value in vars(a).items())
+    if isinstance(a, tuple):
+        return all(map(same, a, b))
     return a == b
 
 
@@ -163,7 +169,7 @@ def test_a_pair_of_patients_is_described_at_its_common_points_with_slack(folder:
     fixed, moving = scans[example.fixed_scan], scans[example.moving_scan]
     own = common[example.fixed_scan, example.moving_scan]
     with torch.no_grad():
-        d = module(slack_mm=9.0, around=7).describe(example, fixed, moving, own)
+        d = described(module(slack_mm=9.0, around=7), example, fixed, moving, own)
     assert d.slack_mm == 9.0
     assert d.matched == 48
     assert d.around.shape == (2, 48, 7, 8)
@@ -181,7 +187,7 @@ def test_within_one_patient_a_partner_is_at_one_place(folder: Path) -> None:
     scan = load_scan(rows[0]["path"], rows[0]["modality"], "p", catalogue.Intensity())
     example = stream([scan], max_view=(48, 48, 48)).draw(0)
     with torch.no_grad():
-        assert module().describe(example, scan, scan).around.numel() == 0
+        assert described(module(), example, scan, scan).around.numel() == 0
 
 
 # --- scans on disk --------------------------------------------------------------------------------------------------------------------
@@ -256,6 +262,14 @@ def module(**changes: object) -> SelfSupervisedModule:
     return SelfSupervisedModule(Compact(**TINY), ContrastOptions(fine_pool=150, fine_keep=60), **arguments)
 
 
+def described(
+    trained: SelfSupervisedModule, pair: PairParameters, fixed: Scan, moving: Scan, common: Tensor | None = None
+) -> PairDescriptors:
+    """One pair as a training step sees it."""
+    places = choose_places(pair, fixed, moving, trained.place_options(), None if fixed.labels is None else LabelTable.read(), common)
+    return trained.describe(Example(pair, places), fixed, moving)
+
+
 def train(folder: Path, recorder: Recorder, resume: Path | None = None, **changes: int) -> SelfSupervisedModule:
     data = PairDataModule(str(folder / "index.csv"), Augmentation(), pairs_per_step=1, max_view=(48, 48, 48), cross_p=0.5)
     trained = module()
@@ -326,7 +340,7 @@ def test_a_run_that_accumulates_gradients_resumes_where_it_was(folder: Path) -> 
 def test_examples_are_counted_over_steps_batches_and_processes(folder: Path) -> None:
     data = PairDataModule(folder / "index.csv", Augmentation(), pairs_per_step=3, seed=9)
     data.scans = [blank("a", "p")]
-    data.trainer = SimpleNamespace(world_size=4, global_rank=2, global_step=10, accumulate_grad_batches=5)
+    data.trainer = SimpleNamespace(world_size=4, global_rank=2, global_step=10, accumulate_grad_batches=5, lightning_module=module())
     numbers = []
     examples = data.train_dataloader().dataset
     examples.draw = numbers.append
@@ -336,11 +350,44 @@ def test_examples_are_counted_over_steps_batches_and_processes(folder: Path) -> 
     assert examples.seed == 9
 
 
+def test_workers_hand_over_the_same_examples_in_the_same_order(folder: Path) -> None:
+    def first_steps(workers: int) -> list[list[Example]]:
+        data = PairDataModule(folder / "index.csv", Augmentation(), pairs_per_step=2, max_view=(48, 48, 48), seed=9, workers=workers)
+        data.setup("fit")
+        data.trainer = SimpleNamespace(world_size=2, global_rank=1, global_step=3, accumulate_grad_batches=1, lightning_module=module())
+        return [data.transfer_batch_to_device(b, torch.device("cpu"), 0) for b in itertools.islice(data.train_dataloader(), 5)]
+
+    for alone, beside in zip(first_steps(0), first_steps(2), strict=True):
+        assert all(same(a, b) for a, b in zip(alone, beside, strict=True))
+
+
+def test_padded_views_show_the_same_with_air_around(folder: Path) -> None:
+    shapes = [(96, 96, 128), (64, 80, 96), (32, 32, 32)]
+    plain, padding = stream(), stream(shapes=shapes)
+    volume = torch.rand(60, 70, 80, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    scans = [blank("a", "p"), blank("b", "p"), blank("c", "q")]
+    for a, b in ((plain.draw(i), padding.draw(i)) for i in range(6)):
+        assert b.fixed.shape_zyx == b.moving.shape_zyx == (64, 80, 96)
+        at = scans[a.fixed_scan].mm_to_index
+        quiet = [replace(v, noise=0.0, blur=0.0, thick=None, bias=None, metal=None, table=None) for v in (a.fixed, b.fixed)]
+        small, large = (cut_view(volume, at, v)[0, 0] for v in quiet)
+        z, y, x = small.shape
+        torch.testing.assert_close(large[:z, :y, :x], small, atol=1e-3, rtol=0)
+        large[:z, :y, :x] = -1
+        assert (large == -1).all()
+        points = torch.rand(50, 3) * torch.tensor(a.fixed.shape_zyx)
+        torch.testing.assert_close(to_patient(points, a.fixed), to_patient(points, b.fixed))
+
+
+def test_a_view_larger_than_every_shape_keeps_its_size() -> None:
+    assert stream(shapes=[(32, 32, 32)]).draw(0).fixed.shape_zyx == stream().draw(0).fixed.shape_zyx
+
+
 def test_the_described_points_are_the_same_patient_points_in_both_views(folder: Path) -> None:
     scans = [load_scan(r["path"], r["modality"], r["frame"], catalogue.Intensity()) for r in read_index(folder / "index.csv")]
     example = PairStream(scans, Augmentation(truncate_p=0), 0, 0, (48, 48, 48), 1.0).draw(1)
     with torch.no_grad():
-        d = module().describe(example, scans[example.fixed_scan], scans[example.moving_scan])
+        d = described(module(), example, scans[example.fixed_scan], scans[example.moving_scan])
     assert 16 <= d.matched <= 48
     assert d.fine.shape == (2, d.matched + 160, 8)
     assert d.coarse.shape == (2, d.matched + 160, 8)
