@@ -2,8 +2,8 @@
 
 Says for the network, views and losses of the configuration (later files go over earlier ones): steps a second, where the time of a step goes (waiting
 for the next pairs, cutting their views, the network forth, sampling, losses, the network back and the optimiser), the peak memory, and how busy a
-GPU is in as many steps more, which nothing interrupts (needs the package nvidia-ml-py). Without an index it trains on made-up scans of the size of a chest, whose content does not
-matter for the speed.
+GPU is in as many steps more, which nothing interrupts (needs the package nvidia-ml-py). Without an index it trains on made-up scans of the size of a
+chest, whose content does not matter for the speed.
 """
 
 from __future__ import annotations
@@ -151,9 +151,8 @@ def main() -> None:
     total, shares = rest.seconds, rest.shares
     shares["network back and optimiser"] = total - sum(shares.values())
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{' + '.join(c.stem for c in args.config)}, {data.hparams.pairs_per_step} pairs a step, {'GPU' if cuda else f'CPU, {torch.get_num_threads()} threads'}"
-    )
+    names, device = " + ".join(c.stem for c in args.config), "GPU" if cuda else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{names}, {data.hparams.pairs_per_step} pairs a step, {device}")
     print(f"{args.steps / total:.3f} steps/s ({total / args.steps:.2f} s a step), peak memory {peak:.2f} GiB")
     print(", ".join(f"{part} {100 * seconds / total:.0f} %" for part, seconds in shares.items()))
     if rest.busy:
