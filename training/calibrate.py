@@ -1,12 +1,14 @@
 """Fit the confidence of a model: how its similarities turn into probabilities, learned on training scans with landmarks.
 
-Queries whose answer is known come from all ordered pairs of landmark scans. Absent ones come from targets that were cut so that a
-landmark lies outside, and from scans of other body parts.
+Queries whose answer is known come from all ordered pairs of landmark scans and, with an index, from scans of one patient in one frame (other
+contrasts, MR and CT), where a point keeps its place. Absent ones come from targets that were cut so that a point lies outside, and from scans of
+other body parts.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, load_model, save_model
+from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES, Calibration, features, probability
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
@@ -23,12 +26,17 @@ from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.volume import Volume, read_volume
 
 from .export import register
+from .scan import read_index
 
 CLEARLY_OUTSIDE_MM = 15.0
 KEPT_SHARES = ((0.0, 0.6), (0.4, 1.0))
 TRUNK_ONLY = ("carina", "bronch", "aorta", "pulmonary", "kidney", "spinal_canal_at_carina")
 L2 = 0.02
 ELSEWHERE_STEP = 3
+FRAME_POINTS = 12
+FRAME_STEP_MM = 12.0
+
+Rows = tuple[NDArray, NDArray, NDArray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,33 +49,38 @@ class Samples:
 
 
 def main() -> None:
-    """``python -m training.calibrate --model m.safetensors --scans FOLDER [--elsewhere 'sts*'] [--catalogue catalogue.json]``."""
+    """``python -m training.calibrate --model m.safetensors --scans FOLDER [--index runs/index.csv] [--elsewhere 'sts*'] [--catalogue ..]``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="weights file; its card is rewritten with the calibration")
     parser.add_argument("--scans", type=Path, required=True, help="folder of CT scans, NAME.mrk.json beside those with landmarks")
     parser.add_argument(
         "--elsewhere", default="sts*_ct.nii.gz", help="scans of the folder that show no trunk: every trunk landmark is absent"
     )
+    parser.add_argument("--index", type=Path, help="index file of training.prepare, for pairs of scans that share a frame")
     parser.add_argument("--catalogue", type=Path, help="catalogue.json beside --model to update")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     model = load_model(args.model)
-    samples = collect(Session(model, args.device), args.scans, args.elsewhere, MatchOptions())
-    calibration = fit(samples)
+    session, options = Session(model, args.device), MatchOptions()
+    parts = {"landmarks": collect(session, args.scans, args.elsewhere, options)}
+    if args.index:
+        parts["frames"] = collect_frames(session, read_index(args.index), options)
+    calibration = fit(joined(list(parts.values())))
     card = replace(
         model.card, calibration={"correct": calibration.correct, "present": calibration.present, "absent_below": calibration.absent_below}
     )
     save_model(Model(model.network, card), args.model)
     if args.catalogue:
         register(card, args.model, args.catalogue)
-    print(report(samples, calibration))
+    for name, samples in parts.items():
+        print(f"{name}: {report(samples, calibration)}")
 
 
 def collect(session: Session, folder: Path, elsewhere: str, options: MatchOptions) -> Samples:
     """Match every landmark of every scan into every other scan, whole and cut, and into the scans of other body parts."""
     scans = {p.name.removesuffix(".mrk.json"): _positions(p) for p in sorted(folder.glob("*.mrk.json"))}
     templates: dict[str, Searchable] = {}
-    rows: list[tuple[NDArray, NDArray, NDArray]] = []
+    rows: list[Rows] = []
     for name in scans:
         templates[name] = session.embed(read_volume(folder / f"{name}.nii.gz", "ct"))
     for name, truth in scans.items():
@@ -81,8 +94,32 @@ def collect(session: Session, folder: Path, elsewhere: str, options: MatchOption
         for name, points in scans.items():
             labels = [k for k in points if any(t in k for t in TRUNK_ONLY)]
             rows.append(_query(session, templates[name], points, target, {}, labels, options))
-    x, present, correct = (np.concatenate(parts) for parts in zip(*(r for r in rows if len(r[0])), strict=True))
-    return Samples(x, present, correct)
+    return joined([Samples(*r) for r in rows])
+
+
+def collect_frames(session: Session, index: list[dict[str, str]], options: MatchOptions) -> Samples:
+    """Match random body points of a scan into another scan of its frame, whole and cut; one pair of every frame that has two scans or more."""
+    frames: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in index:
+        frames[row["frame"]].append(row)
+    parts = []
+    rng = np.random.default_rng(0)
+    for members in (m for m in frames.values() if len(m) > 1):
+        fixed, moving = (members[i] for i in rng.permutation(len(members))[:2])
+        template = session.embed(read_volume(fixed["path"], fixed["modality"]))
+        whole = read_volume(moving["path"], moving["modality"])
+        points = rng.permutation(template.lattice_points(FRAME_STEP_MM))[:FRAME_POINTS]
+        named = {str(i): p for i, p in enumerate(points)}
+        for target in (session.embed(v) for v in (whole, *(cut(whole, share) for share in KEPT_SHARES))):
+            parts.append(Samples(*_query(session, template, named, target, named, list(named), options)))
+    if not parts:
+        raise InputError("No two scans of the index share a frame. Leave --index out, or prepare scans of one patient in one frame.")
+    return joined(parts)
+
+
+def joined(parts: list[Samples]) -> Samples:
+    """All samples together."""
+    return Samples(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("x", "present", "correct")))
 
 
 def cut(volume: Volume, share: tuple[float, float]) -> Volume:
@@ -92,7 +129,7 @@ def cut(volume: Volume, share: tuple[float, float]) -> Volume:
     return replace(volume, array=array, grid=volume.grid.cropped([first, 0, 0], array.shape))
 
 
-def _query(session, template, points, target, truth, labels, options) -> tuple[NDArray, NDArray, NDArray]:
+def _query(session, template, points, target, truth, labels, options) -> Rows:
     """Features, presence and correctness of the labels that are clearly in or clearly out of the target."""
     outside = {k: k not in truth or target.embedding.grid.outside_mm(truth[k])[0] > CLEARLY_OUTSIDE_MM for k in labels}
     inside = {k: k in truth and bool(target.embedding.contains(truth[k])[0]) for k in labels}
