@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
@@ -31,6 +32,14 @@ class PairDescriptors:
     around: Tensor = field(default_factory=lambda: torch.empty(2, 0, 0, 0))
     semantic: Tensor = field(default_factory=lambda: torch.empty(0, 0))
     truth: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.int8))
+
+    @cached_property
+    def squared_mm(self) -> Tensor:
+        """Squared distances (2, matched, P) of the matched points from all positions of their view.
+
+        By differences: the way through the squares is 0.25 mm off half a metre from the origin, and ``cdist`` without it takes 40 ms on a GPU.
+        """
+        return sum((c[:, : self.matched, None] - c[:, None]).square() for c in self.patient_mm.unbind(2))
 
 
 @dataclass(frozen=True)
@@ -169,10 +178,8 @@ def trusted(positive: Tensor, pair: PairDescriptors, o: ContrastOptions) -> Tens
 def too_close(pair: PairDescriptors, side: int, radius_mm: float) -> Tensor:
     """(matched, 2P) mask of pool positions that may show the anchor's own anatomy: within ``radius_mm`` of the anchor in its own view, and of
     its partner, plus the slack of the pair, in the other view."""
-    n = pair.matched
-    own, other = (_distance(pair.patient_mm[s, :n], pair.patient_mm[s]) for s in (side, 1 - side))
-    masks = {side: own < radius_mm, 1 - side: other < radius_mm + pair.slack_mm}
-    return torch.cat([masks[0], masks[1]], dim=1)
+    limits = (radius_mm + (0.0 if s == side else pair.slack_mm) for s in (0, 1))
+    return torch.cat([squared < limit**2 for squared, limit in zip(pair.squared_mm, limits, strict=True)], dim=1)
 
 
 def info_nce(positive: Tensor, negatives: Tensor, excluded: Tensor, temperature: float) -> Tensor:
@@ -190,11 +197,6 @@ def hardest(score: Tensor, excluded: Tensor, pool: int, keep: int, g: Generator)
     ranked = score.masked_fill(excluded, -torch.inf).topk(pool, dim=1, sorted=False).indices
     chosen = torch.randperm(pool, generator=g)[: min(keep, pool)].to(score.device)
     return ranked[:, chosen]
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Distances (N, M); by differences, because the default way through the squares is 0.25 mm off half a metre from the origin."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _random_rows(x: Tensor, n: int, g: Generator) -> Tensor:

@@ -64,10 +64,10 @@ class Scan:
         own[:3] = self.mm_to_index.double()
         return replace(self, mm_to_index=(own @ frame)[:3].float(), slack_mm=slack_mm)
 
-    def to(self, device: torch.device) -> Scan:
-        """The scan on a device; the voxels of a mapped scan stay in their file."""
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and not (self.mapped and k in VOXEL_FIELDS)}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+    def voxels_to(self, device: torch.device) -> Scan:
+        """The scan with its voxels on a device; its geometry stays, because views are drawn on the CPU, and a mapped scan's voxels stay in their file."""
+        voxels = {} if self.mapped else {k: getattr(self, k) for k in VOXEL_FIELDS}
+        return replace(self, **{k: v.to(device) for k, v in voxels.items() if v is not None})
 
     def resident(self) -> Scan:
         """The scan with its voxels in memory."""
@@ -150,11 +150,11 @@ def load_scans(
 
 
 def place(scans: list[Scan], device: torch.device, share: float = 0.5) -> list[Scan]:
-    """The scans on a CUDA ``device`` if they fit into ``share`` of its free memory; otherwise, and for other devices, as they are."""
+    """The scans with their voxels on a CUDA ``device`` if they fit into ``share`` of its free memory; otherwise, and for other devices, as they are."""
     if device.type != "cuda" or any(s.mapped for s in scans):
         return scans
     free, _ = torch.cuda.mem_get_info(device)
-    return [s.to(device) for s in scans] if sum(s.nbytes for s in scans) <= share * free else scans
+    return [s.voxels_to(device) for s in scans] if sum(s.nbytes for s in scans) <= share * free else scans
 
 
 def scan_name(path: str | Path) -> str:

@@ -99,18 +99,17 @@ def test_scans_that_do_not_fit_need_a_store(rows: list[dict[str, str]]) -> None:
 
 def test_mapped_voxels_stay_in_their_file(rows: list[dict[str, str]], tmp_path: Path) -> None:
     mapped = load_scan(rows[0]["path"], "ct", "f", Intensity(), rows[0]["labels"], "", TABLE, tmp_path / "store")
-    moved = mapped.to(torch.device("meta"))
-    assert {n: getattr(moved, n).device.type for n in ("image", "body", "labels", "seeds", "mm_to_index", "known")} == {
-        "image": "cpu", "body": "cpu", "labels": "cpu", "seeds": "meta", "mm_to_index": "meta", "known": "meta"
-    }  # fmt: skip
-    assert mapped.resident().to(torch.device("meta")).image.device.type == "meta"
+    for scan, expected in ((mapped, "cpu"), (mapped.resident(), "meta")):
+        moved = scan.voxels_to(torch.device("meta"))
+        assert {getattr(moved, n).device.type for n in ("image", "body", "labels")} == {expected}
+        assert {getattr(moved, n).device.type for n in ("seeds", "mm_to_index", "known")} == {"cpu"}, "views are drawn there"
 
 
 def test_scans_are_placed_on_a_gpu_only_if_they_fit(rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     scans = load_scans(rows, Intensity())
     size = sum(s.nbytes for s in scans)
     moved: list[str] = []
-    monkeypatch.setattr(Scan, "to", lambda self, device: moved.append(self.name) or self)
+    monkeypatch.setattr(Scan, "voxels_to", lambda self, device: moved.append(self.name) or self)
     for free, expected in ((2 * size + 2, ["one", "two"]), (2 * size - 2, [])):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
         moved.clear()

@@ -51,8 +51,7 @@ class Session:
 
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
-        embedding = self.embed_stored(volume, progress, cancel)[1]
-        return Searchable(embedding, "cpu" if self.device == "mps" else self.device)  # MPS lacks double precision and some of the search
+        return Searchable(self.embed_stored(volume, progress, cancel)[1], self.device)
 
     def embed_stored(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> tuple[str, Embedding]:
         """As :meth:`embed`, for a caller that will search elsewhere: the key in the cache ("" without one), and the embedding."""

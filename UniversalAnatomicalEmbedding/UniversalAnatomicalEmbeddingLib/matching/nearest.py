@@ -61,7 +61,7 @@ def find_near(query: Query, target: Searchable, centre_lps: FloatArray, radius_m
         coarse = target.coarse_scores(part)
         best, similarity = _best_within(part, target, coarse, own)
         found.append(torch.where((similarity > -1.0)[:, None], refine(part, target, coarse, best, own), torch.nan))
-    return target.embedding.fine_grid.index_to_world(torch.cat([*found, torch.empty(0, 3)]).double().cpu().numpy())
+    return target.embedding.fine_grid.index_to_world(torch.cat([*found, region.centre[:0]]).double().cpu().numpy())
 
 
 def lattice_scores(query: Query, target: Searchable, lattice: Tensor, at_once: int) -> Iterator[tuple[Query, Tensor, Tensor]]:
@@ -174,7 +174,8 @@ def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, regi
 
     for _ in range(2):
         near, scores = around(cells)
-        cells = near[torch.arange(len(query)), scores.masked_fill(~target.body[target.flat(near)], -torch.inf).argmax(1)]
+        best = scores.masked_fill(~target.body[target.flat(near)], -torch.inf).argmax(1)
+        cells = near[torch.arange(len(query), device=target.device), best]
     return cells + peak_offset(around(cells)[1])
 
 

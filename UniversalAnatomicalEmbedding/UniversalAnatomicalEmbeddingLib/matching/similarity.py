@@ -47,10 +47,12 @@ class Searchable:
 
     ``rows`` (cells, C) float16 descriptors, ``coarse`` (z, y, x, C') float32, ``body`` (cells,) bool. A block is the fine cells under one coarse
     cell: ``ratio`` (3,) how many there are along z, y, x, ``block_rows`` (blocks, n) their row numbers, ``block_body`` (blocks, n) which of them lie
-    in the body, ``block_used`` (blocks,) whether any does. ``guides`` remembers what was worked out once per template scan.
+    in the body, ``block_used`` (blocks,) whether any does. ``guides`` remembers what was worked out once per template scan. For the device "mps", which
+    lacks double precision and some of the search, the CPU stands in.
     """
 
     def __init__(self, embedding: Embedding, device: str = "cpu") -> None:
+        device = "cpu" if device == "mps" else device
         self.embedding = embedding
         self.device = torch.device(device)
         self.shape = embedding.fine.shape[:3]
