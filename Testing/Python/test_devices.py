@@ -20,8 +20,9 @@ from torch import Tensor
 from training_scene import RATE, labelled_scan, scene, semantic_module
 
 from training.callbacks import LandmarkError
-from training.data import PairStream
 from training.losses import SemanticOptions
+from training.places import Chooser
+from training.stream import PairStream
 from UniversalAnatomicalEmbeddingLib.cache import Cache
 from UniversalAnatomicalEmbeddingLib.catalogue import save_model
 from UniversalAnatomicalEmbeddingLib.diagnostics import probe_device
@@ -235,14 +236,17 @@ def trained(device: str, resident: bool) -> tuple[Tensor, Tensor, Tensor]:
     module = semantic_module(SemanticOptions(per_structure=10), around=5).to(device)
     module._trainer = SimpleNamespace(datamodule=data, global_step=0, max_steps=9, callbacks=[])
     module.log = module.log_dict = lambda *_, **__: None
+    module.scans = data.scans
     if resident:
         module.on_fit_start()
-        assert data.scans[0].image.device.type == torch.device(device).type
+        assert module.scans[0].image.device.type == torch.device(device).type
+        assert data.scans[0].image.device.type == "cpu", "the loader draws from these"
     module.on_train_batch_start([], 0)
     stream = PairStream(data.scans, data.augmentation, 0, 0, (32, 32, 32), 0.6, data.common, 0.5)
     pairs = {frozenset((p.fixed_scan, p.moving_scan)): p for p in map(stream.draw, range(12))}
     assert {frozenset({0}), frozenset({0, 1}), frozenset({0, 2})} <= pairs.keys()
-    loss = module.training_step(list(pairs.values()), 0)
+    choose = Chooser(data.scans, data.common, data.table, module.place_options())
+    loss = module.training_step([choose(p) for p in pairs.values()], 0)
     loss.backward()
     optimisers = module.configure_optimizers()
     optimisers["optimizer"].step()
