@@ -33,6 +33,7 @@ KEPT_SHARES = ((0.0, 0.6), (0.4, 1.0))
 TRUNK_ONLY = ("carina", "bronch", "aorta", "pulmonary", "kidney", "spinal_canal_at_carina")
 L2 = 0.02
 ELSEWHERE_STEP = 3
+ABSENT_BELOW = 0.5
 FRAME_POINTS = 12
 FRAME_STEP_MM = 12.0
 
@@ -150,14 +151,10 @@ def _positions(path: Path) -> dict[str, NDArray]:
 
 
 def fit(samples: Samples) -> Calibration:
-    """Both logistic models, and the presence threshold at which sensitivity and specificity for absence are equal."""
+    """Both logistic models; absent is what is more likely not there than there."""
     correct = logistic(samples.x[samples.present], samples.correct[samples.present])
     present = logistic(samples.x, samples.present)
-    p = probability(samples.x, present)
-    candidates = np.unique(p)
-    sensitivity = np.array([(p[~samples.present] < c).mean() for c in candidates])
-    specificity = np.array([(p[samples.present] >= c).mean() for c in candidates])
-    return Calibration(correct, present, float(candidates[np.argmin(np.abs(sensitivity - specificity))]))
+    return Calibration(correct, present, ABSENT_BELOW)
 
 
 def logistic(x: NDArray, y: NDArray) -> tuple[float, ...]:
