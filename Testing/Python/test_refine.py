@@ -75,6 +75,20 @@ def test_it_is_repeatable() -> None:
     np.testing.assert_allclose(first.matrix, second.matrix, atol=1e-6)
 
 
+def test_where_other_evidence_speaks_against_it_it_does_not_go() -> None:
+    start = TRUTH @ motion((9, -6, 5), (6, -5, 7))
+    asked: list[np.ndarray] = []
+
+    def believed(matrix: np.ndarray) -> bool:
+        asked.append(matrix)
+        return False
+
+    found = refine_linear("rigid", [start], FIXED, MOVING, BODY, FARTHEST_MM, believed=believed)
+    assert found.matrix is None
+    assert "no keypoint agrees" in found.failure
+    assert min(tre(matrix) for matrix in asked) < 10, "it is asked about maps from the fixed to the moving scan"
+
+
 def test_what_would_run_away_is_refused() -> None:
     found = refine_linear("rigid", [TRUTH @ motion((0, 0, 0), (12, 0, 0))], FIXED, MOVING, BODY, 2.0)
     assert found.matrix is None

@@ -11,6 +11,7 @@ from threading import Event
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..geometry import FloatArray, Grid
 from ..matching import Searchable
@@ -44,6 +45,7 @@ FEWEST_INLIERS = 12
 AGREEING_SHARE = 0.08
 TRE_POINTS = 300
 REFINED_WITHIN_MM = 110.0
+LEAST_SUPPORT = 0.1  # of the keypoints that agree with the embeddings' map must agree with the refined one
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +79,16 @@ def register(
     fit = fits[0]
     body = _shared_body(fixed.searchable, upright, fit.matrix, options.seed)
     matrix, refined_mm, note = turned @ fit.matrix, None, ""
+    moving_points = apply(turned, pairs.moving_lps)
     if options.refine:
         progress(0.6, "refining on the intensities")
         starts = [turned @ f.matrix for f in fits]
-        refined = refine_linear(model, starts, fixed.volume, moving.volume, body, REFINED_WITHIN_MM, options.seed, cancel)
+        agreeing = _agree(starts[0], pairs.fixed_lps, moving_points).sum()
+
+        def believed(matrix: FloatArray) -> bool:
+            return _agree(matrix, pairs.fixed_lps, moving_points).sum() >= LEAST_SUPPORT * agreeing
+
+        refined = refine_linear(model, starts, fixed.volume, moving.volume, body, REFINED_WITHIN_MM, options.seed, cancel, believed)
         if refined.matrix is None:
             note = f"Not refined: {refined.failure}."
         else:
@@ -93,7 +101,6 @@ def register(
         field, grid = dense_field(fixed.searchable, upright, relative, options, part(progress, 0.75, 1.0), cancel)
         transform = Transform(matrix, field, grid)
     progress(1.0, "registered")
-    moving_points = apply(turned, pairs.moving_lps)
     return Registration(
         transform=transform,
         stage=options.stage,
@@ -101,7 +108,7 @@ def register(
         fixed_lps=pairs.fixed_lps,
         moving_lps=moving_points,
         residual_mm=np.linalg.norm(transform(pairs.fixed_lps) - moving_points, axis=1),
-        inlier=np.linalg.norm(apply(matrix, pairs.fixed_lps) - moving_points, axis=1) <= INLIER_MM,
+        inlier=_agree(matrix, pairs.fixed_lps, moving_points),
         expected_tre_mm=float(np.median(tre)),
         folding=transform.folding(),
         seconds=perf_counter() - start,
@@ -126,6 +133,11 @@ def _upright_pairs(
         grid = Grid(moving.volume.grid.shape_zyx, np.linalg.inv(turned) @ moving.volume.grid.affine)
         upright = embed(replace(moving.volume, grid=grid))
     return pairs, rigid, upright, turned
+
+
+def _agree(matrix: FloatArray, fixed_lps: FloatArray, moving_lps: FloatArray) -> NDArray[np.bool_]:
+    """Which pairs of points (N, 3) a map brings together."""
+    return np.linalg.norm(apply(matrix, fixed_lps) - moving_lps, axis=1) <= INLIER_MM
 
 
 def _degrees(matrix: FloatArray) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import Any, NamedTuple
@@ -73,12 +73,13 @@ def refine_linear(
     farthest_mm: float,
     seed: int = 0,
     cancel: Event | None = None,
+    believed: Callable[[FloatArray], bool] = lambda matrix: True,
 ) -> Refined:
     """Improve the first of ``starts`` (4, 4) by mutual information over the smaller of the two bodies; the others are second opinions.
 
     All of them, and turns and shifts of the first, compete on 8 mm voxels, the three best that differ on 4 mm, the best of all is followed to 2 mm.
     Points ``body_lps`` (N, 3) of the shared body bound the search and the result: what is more than ``farthest_mm`` on average away from every start,
-    or changes a length by more than a quarter, is refused.
+    or changes a length by more than a quarter, is refused, and so is a map (4, 4) that is not ``believed`` for other reasons.
     """
     first, centre = starts[0], body_lps.mean(axis=0)
     upright = Volume(moving.array, Grid(moving.grid.shape_zyx, inverted(first) @ moving.grid.affine), moving.modality, moving.name)
@@ -92,6 +93,10 @@ def refine_linear(
         opinions = [inverted(matrix) for matrix in opinions]
     around = [matrix for matrix in _around(body_lps) if mean_distance(matrix, np.eye(4), body_lps) <= farthest_mm]
     best = [*opinions, *around]
+
+    def whole(matrix: FloatArray) -> FloatArray:
+        return first @ (inverted(matrix) if backwards else matrix)
+
     stages: tuple[tuple[Model, tuple[Prepared, Prepared], Level, int], ...]
     stages = (("rigid", coarse, COARSE, FINALISTS), ("rigid", fine, MIDDLE, 1), (model, fine, FINE, 1))
     for stage, images, level, most in stages:
@@ -101,11 +106,12 @@ def refine_linear(
         if not found:
             return Refined(None, 0.0, "the scans overlap too little for their intensities to be compared")
         ranked = [matrix for _, matrix in sorted(found, key=lambda f: -f[0])]
-        allowed = [matrix for matrix in ranked if not _out_of_bounds(matrix, opinions, body_lps, farthest_mm)]
+        allowed = [matrix for matrix in ranked if not _out_of_bounds(matrix, opinions, body_lps, farthest_mm) and believed(whole(matrix))]
         if not allowed:
-            return Refined(None, 0.0, _out_of_bounds(ranked[0], opinions, body_lps, farthest_mm))
+            reason = _out_of_bounds(ranked[0], opinions, body_lps, farthest_mm)
+            return Refined(None, 0.0, reason or "the intensities lead to where next to no keypoint agrees")
         best = [allowed[n] for n in distinct(allowed, body_lps, DISTINCT_MM, most)]
-    return Refined(first @ (inverted(best[0]) if backwards else best[0]), mean_distance(best[0], np.eye(4), body_lps))
+    return Refined(whole(best[0]), mean_distance(best[0], np.eye(4), body_lps))
 
 
 def _out_of_bounds(matrix: FloatArray, opinions: list[FloatArray], body_lps: FloatArray, farthest_mm: float) -> str:
