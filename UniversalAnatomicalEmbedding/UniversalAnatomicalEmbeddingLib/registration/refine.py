@@ -106,11 +106,15 @@ def refine_linear(
         if not found:
             return Refined(None, 0.0, "the scans overlap too little for their intensities to be compared")
         ranked = [matrix for _, matrix in sorted(found, key=lambda f: -f[0])]
-        allowed = [matrix for matrix in ranked if not _out_of_bounds(matrix, opinions, body_lps, farthest_mm) and believed(whole(matrix))]
+        within = [matrix for matrix in ranked if not _out_of_bounds(matrix, opinions, body_lps, farthest_mm)]
+        trusted = [matrix for matrix in within if believed(whole(matrix))]
+        allowed = within if level is COARSE else trusted  # what is still rough is judged later, but the best that is believed stays
         if not allowed:
             reason = _out_of_bounds(ranked[0], opinions, body_lps, farthest_mm)
             return Refined(None, 0.0, reason or "the intensities lead to where next to no keypoint agrees")
         best = [allowed[n] for n in distinct(allowed, body_lps, DISTINCT_MM, most)]
+        if level is COARSE:
+            best += [matrix for matrix in trusted[:1] if all(matrix is not other for other in best)]
     return Refined(whole(best[0]), mean_distance(best[0], np.eye(4), body_lps))
 
 
