@@ -13,7 +13,8 @@ from training.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FOLDER = Path(__file__).resolve().parents[2] / "training" / "configs"
-CONFIGS = sorted(p for p in FOLDER.glob("*.yaml") if "card" not in p.name)
+GPU = FOLDER / "gpu.yaml"
+CONFIGS = sorted(p for p in FOLDER.glob("*.yaml") if "card" not in p.name and p != GPU)
 PUBLISHED = [p for p in CONFIGS if p.name.startswith("published")]
 COMPACT = [p for p in CONFIGS if p.name.startswith("compact")]
 
@@ -26,8 +27,10 @@ def test_there_is_a_configuration_of_each_method_for_each_network() -> None:
     assert {p.stem for p in CONFIGS} == {f"{who}_{what}" for who in ("compact", "published") for what in ("sam", "uae_s", "uae_m")}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_configuration_trains_a_step(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "over"), [*((p, ()) for p in CONFIGS), (FOLDER / "compact_uae_s.yaml", (GPU,))], ids=[*(p.stem for p in CONFIGS), "on a GPU"]
+)
+def test_every_configuration_trains_a_step(path: Path, over: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_scan(tmp_path / "ct.nii.gz", 1, "ct")
     make_scan(tmp_path / "mr.nii.gz", 2, "mr")
     make_scan(tmp_path / "ct.seg.nii.gz", 3, "mr")
@@ -44,9 +47,14 @@ def test_every_configuration_trains_a_step(path: Path, tmp_path: Path, monkeypat
         "data.max_view": f"[{size},{2 * size if size == 16 else size},{2 * size if size == 16 else size}]",
         "data.augmentation.jitter_mm": 2,
         "data.augmentation.zoom": "[0.9,1.1]",
+        **({"data.workers": 2} if over else {}),
     }
-    trained = main(["fit", "--config", str(path), *(f"--{k}={v}" for k, v in overrides.items())])
+    configs = [f"--config={p}" for p in (path, *over)]
+    trained = main(["fit", *configs, *(f"--{k}={v}" for k, v in overrides.items())])
     assert trained.trainer.global_step == 1
+    assert (trained.trainer.datamodule.hparams.workers, bool(trained.trainer.datamodule.hparams.shapes)) == (
+        (2, True) if over else (0, False)
+    )
     metrics = trained.trainer.callback_metrics
     assert metrics["points"] >= 16
     expected = {"loss_fine", "loss_coarse"} | ({"loss_semantic"} if "uae_s" in path.name else set())
