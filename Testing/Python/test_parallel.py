@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,16 @@ def test_in_one_process_nothing_is_exchanged() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the other processes have it: sums over another number of threads come out in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path, one_thread: None) -> None:
     """Batch of 2 x 2 against 4: fine and coarse with negatives of the other process's patients, and prototypes over the points of both."""
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "UniversalAnatomicalEmbedding")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
