@@ -18,6 +18,15 @@ from training.parallel import gathered, processes, total
 HERE = Path(__file__).parent
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the other processes have it: sums over another number of threads come out in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def test_processes_see_together_what_one_would_see() -> None:
     scans = [blank("a", "p"), blank("b", "q")]
     whole = first_of(stream(scans), 12)
@@ -36,15 +45,6 @@ def test_in_one_process_nothing_is_exchanged() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the other processes have it: sums over another number of threads come out in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path, one_thread: None) -> None:
     """Batch of 2 x 2 against 4: fine and coarse with negatives of the other process's patients, and prototypes over the points of both."""
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[1] / "UniversalAnatomicalEmbedding")])
