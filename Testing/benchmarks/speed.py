@@ -89,7 +89,7 @@ def main() -> None:
     if args.job:
         torch.set_num_threads(THREADS)
         print(jobs[args.job](args.device))
-        if torch.cuda.is_available():
+        if args.device.startswith("cuda"):
             print(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
         return
     for name in jobs:

@@ -83,10 +83,9 @@ def register(
     if options.refine:
         progress(0.6, "refining on the intensities")
         starts = [turned @ f.matrix for f in fits]
-        agreeing = _agree(starts[0], pairs.fixed_lps, moving_points).sum()
 
         def believed(matrix: FloatArray) -> bool:
-            return _agree(matrix, pairs.fixed_lps, moving_points).sum() >= LEAST_SUPPORT * agreeing
+            return _agree(matrix, pairs.fixed_lps, moving_points).sum() >= LEAST_SUPPORT * fit.inlier.sum()
 
         refined = refine_linear(model, starts, fixed.volume, moving.volume, body, REFINED_WITHIN_MM, options.seed, cancel, believed)
         if refined.matrix is None:
