@@ -24,7 +24,8 @@ class Augmentation:
 
     ``jitter_mm`` one number or one each along x, y, z. A remap is a curve through ``remap_nodes`` points (a number or a range): of random "steps", or
     of points moved between their "neighbours" as UAE has it (section 3.3); ``remap_own_range_p`` of them span the view's own range instead of the
-    scale's; ``nonmonotone_p`` of them do not keep the order of intensities, ``invert_p`` turn it round. Air stays air. ``table_p`` is for CT only.
+    scale's; ``nonmonotone_p`` of them do not keep the order of intensities, ``invert_p`` turn it round. Air stays air. Views of CT, whose intensities are
+    a scale, get only a share ``ct_contrast`` of the remaps and bias fields. ``table_p`` is for CT only.
     ``mirror_p`` of the pairs show a mirrored patient, in both views (:func:`draw_mirror`).
     """
 
@@ -53,6 +54,7 @@ class Augmentation:
     invert_p: float = 0.1
     bias_p: float = 0.15
     bias_strength: float = 0.4
+    ct_contrast: float = 1.0
     table_p: float = 0.1
     metal_p: float = 0.05
     mirror_p: float = 0.0
@@ -123,7 +125,8 @@ def draw_view(
     if _chance(a.thick_slice_p, g):
         axis = 0 if _chance(0.7, g) else int(torch.randint(0, 3, (1,), generator=g))
         thick = (axis, int(torch.randint(a.thick_slice_voxels[0], a.thick_slice_voxels[1] + 1, (1,), generator=g)))
-    remap = _draw_remap(a, g) if _chance(a.remap_p, g) else None
+    contrast = a.ct_contrast if modality == "ct" else 1.0
+    remap = _draw_remap(a, g) if _chance(contrast * a.remap_p, g) else None
     low, high = a.blur_voxels if isinstance(a.blur_voxels, tuple) else (0.3, a.blur_voxels)
     return ViewParameters(
         shape_zyx=shape_zyx,
@@ -135,7 +138,7 @@ def draw_view(
         noise=_uniform(0.0, a.noise, g),
         noise_seed=int(torch.randint(0, 2**31, (1,), generator=g)),
         remap=remap,
-        bias=a.bias_strength * torch.randn(1, 1, 4, 4, 4, generator=g) if _chance(a.bias_p, g) else None,
+        bias=a.bias_strength * torch.randn(1, 1, 4, 4, 4, generator=g) if _chance(contrast * a.bias_p, g) else None,
         remap_own_range=remap is not None and _chance(a.remap_own_range_p, g),
         table=draw_table(g) if modality == "ct" and _chance(a.table_p, g) else None,
         metal=draw_metal(shape_zyx, modality != "ct", g) if _chance(a.metal_p, g) else None,

@@ -345,6 +345,14 @@ def test_a_remap_over_the_own_range_keeps_its_ends() -> None:
     assert [float(out[22]), float(out[98]), float(out[-1])] == pytest.approx([-0.4, -0.4 + 0.1 * 0.7, 0.3], abs=0.01)
 
 
+def test_ct_gets_its_share_of_the_changes_of_contrast_and_mr_all_of_them() -> None:
+    a = replace(STILL, remap_p=0.8, bias_p=0.8, ct_contrast=0.25)
+    for modality, low, high in (("ct", 8, 35), ("mr", 65, 95)):
+        drawn = [draw_view(CENTRE, (32, 32, 32), False, a, seeded(s), modality) for s in range(100)]
+        assert low < sum(v.remap is not None for v in drawn) < high
+        assert low < sum(v.bias is not None for v in drawn) < high
+
+
 def test_blur_can_be_given_as_a_range() -> None:
     widths = [view(s, False, replace(STILL, blur_p=1, blur_voxels=(0.0, 2.0))).blur for s in range(40)]
     assert 0 < min(widths) < 0.3

@@ -72,6 +72,7 @@ VARIANTS = {
     ),
     "without elastic deformation": Variant(augmentation={"elastic_p": 0.0}),
     "without changes of contrast": Variant(augmentation={"remap_p": 0.0, "invert_p": 0.0, "nonmonotone_p": 0.0, "bias_p": 0.0}),
+    "changes of contrast in MR, a tenth of them in CT": Variant(augmentation={"ct_contrast": 0.1}),
     "without noise, blur, thick slices": Variant(augmentation={"noise": 0.0, "blur_p": 0.0, "thick_slice_p": 0.0}),
     "without a cut field of view": Variant(augmentation={"truncate_p": 0.0}),
     "without table and metal": Variant(augmentation={"table_p": 0.0, "metal_p": 0.0}),

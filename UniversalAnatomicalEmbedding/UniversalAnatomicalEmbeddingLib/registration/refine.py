@@ -43,15 +43,19 @@ class Prepared(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One descent: shrink factor, smoothing in mm, about how many points of the body are compared."""
+    """One descent: shrink factor, smoothing in mm, about how many points of the body are compared, the most steps, and what is left of a step where
+    the gradient turns back."""
 
     shrink: int
     smooth_mm: float
     points: int
+    steps: int = 80
+    relaxation: float = 0.6
 
 
 COARSE = Level(1, 2.0, 8_000)
 MIDDLE = Level(2, 2.0, 20_000)
+LONG = Level(2, 2.0, 20_000, 250, 0.9)  # the valley is long and narrow: steps that shrink quickly end on its slope, millimetres early
 FINE = Level(1, 1.0, 60_000)
 
 
@@ -77,7 +81,8 @@ def refine_linear(
 ) -> Refined:
     """Improve the first of ``starts`` (4, 4) by mutual information over the smaller of the two bodies; the others are second opinions.
 
-    All of them, and turns and shifts of the first, compete on 8 mm voxels, the three best that differ on 4 mm, the best of all is followed to 2 mm.
+    All of them, and turns and shifts of the first, compete on 8 mm voxels, the three best that differ on 4 mm; the best of all is followed there in
+    many small steps, and to 2 mm.
     Points ``body_lps`` (N, 3) of the shared body bound the search and the result: what is more than ``farthest_mm`` on average away from every start,
     or changes a length by more than a quarter, is refused, and so is a map (4, 4) that is not ``believed`` for other reasons.
     """
@@ -98,7 +103,7 @@ def refine_linear(
         return first @ (inverted(matrix) if backwards else matrix)
 
     stages: tuple[tuple[Model, tuple[Prepared, Prepared], Level, int], ...]
-    stages = (("rigid", coarse, COARSE, FINALISTS), ("rigid", fine, MIDDLE, 1), (model, fine, FINE, 1))
+    stages = (("rigid", coarse, COARSE, FINALISTS), ("rigid", fine, MIDDLE, 1), ("rigid", fine, LONG, 1), (model, fine, FINE, 1))
     for stage, images, level, most in stages:
         found = [
             f for matrix in best if (f := _descend(stage, _unstretched(matrix, centre), centre, images, level, seed, cancel)) is not None
@@ -198,7 +203,9 @@ def _descend(
     method.SetShrinkFactorsPerLevel([level.shrink])
     method.SetSmoothingSigmasPerLevel([level.smooth_mm])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.01, 80, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-6)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        2.0, 0.01, level.steps, relaxationFactor=level.relaxation, gradientMagnitudeTolerance=1e-6
+    )
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetMovingInitialTransform(placed)
     method.SetInitialTransform(transform, inPlace=True)
