@@ -89,6 +89,21 @@ def test_where_other_evidence_speaks_against_it_it_does_not_go() -> None:
     assert min(tre(matrix) for matrix in asked) < 10, "it is asked about maps from the fixed to the moving scan"
 
 
+def test_what_was_believed_stays_where_the_last_level_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    descend, levels = refine._descend, []
+
+    def noted(model, start, centre, images, level, *rest):
+        levels.append(level)
+        return descend(model, start, centre, images, level, *rest)
+
+    monkeypatch.setattr(refine, "_descend", noted)
+    start = TRUTH @ motion((9, -6, 5), (6, -5, 7))
+    found = refine_linear("rigid", [start], FIXED, MOVING, BODY, FARTHEST_MM, believed=lambda matrix: levels[-1] is not refine.FINE)
+    assert levels[-1] is refine.FINE
+    assert found.matrix is not None
+    assert tre(found.matrix) < 3 < tre(start)
+
+
 def test_what_would_run_away_is_refused() -> None:
     found = refine_linear("rigid", [TRUTH @ motion((0, 0, 0), (12, 0, 0))], FIXED, MOVING, BODY, 2.0)
     assert found.matrix is None

@@ -66,7 +66,7 @@ class Embedder:
 
     def __call__(self, volume: Volume) -> Searchable:
         """The volume embedded."""
-        key = (volume.name, volume.grid.affine.tobytes())
+        key = (volume.name, volume.grid.shape_zyx, volume.grid.affine.tobytes())
         if key in self.known:
             self.spared += self.known[key][1]
         else:

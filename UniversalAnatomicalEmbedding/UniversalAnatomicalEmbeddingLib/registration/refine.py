@@ -26,7 +26,7 @@ MASK_MARGIN_MM = 8.0
 BINS = 32
 TURN_DEG = 25.0
 SIDE_MM, ALONG_MM = 35.0, (0.0, 50.0, -50.0, 100.0, -100.0)
-FINALISTS = 3
+FINALISTS = 5
 DISTINCT_MM = 12.0
 SCALE_LIMIT = 1.25
 
@@ -81,7 +81,7 @@ def refine_linear(
 ) -> Refined:
     """Improve the first of ``starts`` (4, 4) by mutual information over the smaller of the two bodies; the others are second opinions.
 
-    All of them, and turns and shifts of the first, compete on 8 mm voxels, the three best that differ on 4 mm; the best of all is followed there in
+    All of them, and turns and shifts of the first, compete on 8 mm voxels, the five best that differ on 4 mm; the best of all is followed there in
     many small steps, and to 2 mm.
     Points ``body_lps`` (N, 3) of the shared body bound the search and the result: what is more than ``farthest_mm`` on average away from every start,
     or changes a length by more than a quarter, is refused, and so is a map (4, 4) that is not ``believed`` for other reasons.
@@ -104,20 +104,26 @@ def refine_linear(
 
     stages: tuple[tuple[Model, tuple[Prepared, Prepared], Level, int], ...]
     stages = (("rigid", coarse, COARSE, FINALISTS), ("rigid", fine, MIDDLE, 1), ("rigid", fine, LONG, 1), (model, fine, FINE, 1))
+    before: list[tuple[float, FloatArray]] = []
     for stage, images, level, most in stages:
         found = [
             f for matrix in best if (f := _descend(stage, _unstretched(matrix, centre), centre, images, level, seed, cancel)) is not None
         ]
+        if level is LONG:
+            found += before  # many steps may lead off the body: where they began competes with where they end
         if not found:
             return Refined(None, 0.0, "the scans overlap too little for their intensities to be compared")
         ranked = [matrix for _, matrix in sorted(found, key=lambda f: -f[0])]
         within = [matrix for matrix in ranked if not _out_of_bounds(matrix, opinions, body_lps, farthest_mm)]
         trusted = [matrix for matrix in within if believed(whole(matrix))]
         allowed = within if level is COARSE else trusted  # what is still rough is judged later, but the best that is believed stays
+        if level is FINE and within and not allowed:
+            break  # what was believed before stays
         if not allowed:
             reason = _out_of_bounds(ranked[0], opinions, body_lps, farthest_mm)
             return Refined(None, 0.0, reason or "the intensities lead to where next to no keypoint agrees")
         best = [allowed[n] for n in distinct(allowed, body_lps, DISTINCT_MM, most)]
+        before = [f for f in found if f[1] is best[0]]
         if level is COARSE:
             best += [matrix for matrix in trusted[:1] if all(matrix is not other for other in best)]
     return Refined(whole(best[0]), mean_distance(best[0], np.eye(4), body_lps))
