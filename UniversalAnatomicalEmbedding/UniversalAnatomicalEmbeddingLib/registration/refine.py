@@ -26,7 +26,7 @@ MASK_MARGIN_MM = 8.0
 BINS = 32
 TURN_DEG = 25.0
 SIDE_MM, ALONG_MM = 35.0, (0.0, 50.0, -50.0, 100.0, -100.0)
-FINALISTS = 5
+FINALISTS = 3
 DISTINCT_MM = 12.0
 SCALE_LIMIT = 1.25
 
@@ -81,7 +81,7 @@ def refine_linear(
 ) -> Refined:
     """Improve the first of ``starts`` (4, 4) by mutual information over the smaller of the two bodies; the others are second opinions.
 
-    All of them, and turns and shifts of the first, compete on 8 mm voxels, the five best that differ on 4 mm; the best of all is followed there in
+    All of them, and turns and shifts of the first, compete on 8 mm voxels, the three best that differ on 4 mm; the best of all is followed there in
     many small steps, and to 2 mm.
     Points ``body_lps`` (N, 3) of the shared body bound the search and the result: what is more than ``farthest_mm`` on average away from every start,
     or changes a length by more than a quarter, is refused, and so is a map (4, 4) that is not ``believed`` for other reasons.
