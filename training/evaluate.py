@@ -49,7 +49,11 @@ def landmark_cases(scans: Sequence[tuple[Volume, PointList]], targets: Sequence[
 
 def errors(model: Model, cases: Sequence[Case], device: str = "auto") -> NDArray[np.float64]:
     """Distance in mm of every answer from the truth, with the matching that users get."""
-    session = Session(model, device)
+    return session_errors(Session(model, device), cases)
+
+
+def session_errors(session: Session, cases: Sequence[Case]) -> NDArray[np.float64]:
+    """The same with a session at hand."""
     embedded = {id(v): session.embed(v) for case in cases for v in (case.template, case.target)}
     found = []
     for case in cases:

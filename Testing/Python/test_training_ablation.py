@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,13 +13,8 @@ pytest.importorskip("lightning")
 import lightning as L
 from training_scene import QUIET, TINY, labelled_scan, scene
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "training_ablation.py"
-sys.path.append(str(FILE.parent))
-SPEC = importlib.util.spec_from_file_location("training_ablation", FILE)
-assert SPEC is not None and SPEC.loader is not None
-benchmark = importlib.util.module_from_spec(SPEC)
-sys.modules["training_ablation"] = benchmark
-SPEC.loader.exec_module(benchmark)
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import training_ablation as benchmark
 
 
 @pytest.mark.parametrize("head", benchmark.HEADS)

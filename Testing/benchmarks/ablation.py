@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from UniversalAnatomicalEmbeddingLib.catalogue import Model
 from UniversalAnatomicalEmbeddingLib.embedding import Embedding
 from UniversalAnatomicalEmbeddingLib.evaluation import evaluate, read_pairs
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
@@ -28,14 +29,15 @@ class Ablated(Session):
 
     heads: Sequence[str] = ()
 
-    def __init__(self, model: str | None, device: str) -> None:
+    def __init__(self, model: Model | str | None, device: str) -> None:
         super().__init__(model, device)
-        self.whole: dict[str, Embedding] = {}
+        self.whole: dict[tuple[str, bytes], Embedding] = {}
 
     def embed(self, volume, progress=silent, cancel=None) -> Searchable:
-        if volume.name not in self.whole:
-            self.whole[volume.name] = super().embed(volume, progress, cancel).embedding
-        return Searchable(with_heads(self.whole[volume.name], self.heads), self.device)
+        key = volume.name, volume.grid.affine.tobytes()
+        if key not in self.whole:
+            self.whole[key] = super().embed(volume, progress, cancel).embedding
+        return Searchable(with_heads(self.whole[key], self.heads), self.device)
 
 
 def with_heads(embedding: Embedding, heads: Sequence[str]) -> Embedding:

@@ -84,7 +84,8 @@ def refine_linear(
     All of them, and turns and shifts of the first, compete on 8 mm voxels, the three best that differ on 4 mm; the best of all is followed there in
     many small steps, and to 2 mm.
     Points ``body_lps`` (N, 3) of the shared body bound the search and the result: what is more than ``farthest_mm`` on average away from every start,
-    or changes a length by more than a quarter, is refused, and so is a map (4, 4) that is not ``believed`` for other reasons.
+    or changes a length by more than a quarter, is refused, and so is a map (4, 4) that is not ``believed`` for other reasons; where only the last level
+    is not, the rigid map before it stands.
     """
     first, centre = starts[0], body_lps.mean(axis=0)
     upright = Volume(moving.array, Grid(moving.grid.shape_zyx, inverted(first) @ moving.grid.affine), moving.modality, moving.name)
