@@ -6,7 +6,8 @@ import numpy as np
 from scipy import ndimage
 
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
-from UniversalAnatomicalEmbeddingLib.preprocess import body_mask, to_canonical
+from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
+from UniversalAnatomicalEmbeddingLib.search_space import anatomy_voxels
 from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality
 
 POINTS = 100
@@ -49,7 +50,7 @@ class Warp:
 
 
 def warped_pair(volume: Volume, seed: int) -> tuple[Volume, np.ndarray, np.ndarray]:
-    """The warped scan, 100 points (N, 3) inside the body of ``volume``, and their true places in the warped scan."""
+    """The warped scan, 100 points (N, 3) of the anatomy of ``volume``, and their true places in the warped scan."""
     rng = np.random.default_rng(seed)
     modality = volume.modality or guess_modality(volume.array)
     raw, grid = to_canonical(volume, modality)
@@ -60,7 +61,7 @@ def warped_pair(volume: Volume, seed: int) -> tuple[Volume, np.ndarray, np.ndarr
     outside = -1024.0 if modality == "ct" else float(raw.min())
     image = ndimage.map_coordinates(raw, grid.world_to_index(source).T, order=1, mode="constant", cval=outside).reshape(target.shape_zyx)
     image = image + rng.normal(0, NOISE_SHARE * 1000 if modality == "ct" else NOISE_SHARE * np.percentile(raw, 99), image.shape)
-    cells = np.argwhere(body_mask(raw, modality))
+    cells = np.argwhere(anatomy_voxels(raw, modality, float(grid.spacing_xyz[0])))
     points = grid.index_to_world(
         cells[rng.permutation(len(cells))[: 40 * POINTS]] + rng.uniform(-0.5, 0.5, (min(len(cells), 40 * POINTS), 3))
     )

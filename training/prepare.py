@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
-from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION, body_mask, to_canonical
+from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION, to_canonical
+from UniversalAnatomicalEmbeddingLib.search_space import approximate_anatomy, bounding_box, cell_means, search_space
 from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality, read_volume, require_3d, write_volume
 
 from .label_files import collect
@@ -32,7 +33,7 @@ from .tissue import tissue_labels
 
 PREPARE_VERSION = 1
 SPACING_MM = 2.0
-MARGIN_MM = 16.0
+CELL = (2, 2, 2)  # voxels of the cells that the crop is found on, 4 mm
 THICKEST_MM = 10.0
 SMALLEST_MM = 32.0
 SMALLEST_BODY_ML = 50.0
@@ -164,12 +165,14 @@ def convert(source: Source, folder: Path) -> Row:
     image, grid = to_canonical(volume, modality, SPACING_MM)
     if source.canonical and grid != volume.grid:
         raise InputError(f"{source.path} is said to be canonical, but its voxels are not {SPACING_MM:g} mm cubes along LPS axes.")
-    body = body_mask(image, modality)
-    if body.sum() * SPACING_MM**3 / 1000 < SMALLEST_BODY_ML:
+    means, cell_mm = cell_means(image, CELL, modality), CELL[0] * SPACING_MM
+    if approximate_anatomy(means, modality, cell_mm).sum() * cell_mm**3 / 1000 < SMALLEST_BODY_ML:
         raise InputError(f"no body of at least {SMALLEST_BODY_ML:g} ml was found in it as {modality}.")
     path, labels = source.path, str(source.labels[0]) if source.labels else ""
     if not source.canonical:
-        image, grid = cropped(image, grid, body)
+        box, _ = bounding_box(search_space(means, modality, cell_mm), image.shape, CELL)
+        image = np.ascontiguousarray(image[box])
+        grid = grid.cropped([part.start for part in box], image.shape)
         path, labels = folder / f"{source.name}.nii.gz", ""
         write_volume(Volume(stored(image, modality), grid, name=source.name), path)
         if source.labels:
@@ -229,18 +232,6 @@ def looks_like_labels(array: NDArray) -> bool:
     left, right = array[..., :-1], array[..., 1:]
     shown = (left != 0) | (right != 0)
     return bool(shown.any()) and float((left == right)[shown].mean()) > EVEN_SHARE
-
-
-def cropped(image: NDArray[np.float32], grid: Grid, body: NDArray[np.bool_]) -> tuple[NDArray[np.float32], Grid]:
-    """The part around the body, with a margin."""
-    margin = round(MARGIN_MM / SPACING_MM)
-    low, high = [], []
-    for axis in range(3):
-        used = np.flatnonzero(body.any(axis=tuple(a for a in range(3) if a != axis)))
-        low.append(max(0, int(used[0]) - margin))
-        high.append(min(image.shape[axis], int(used[-1]) + 1 + margin))
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    return np.ascontiguousarray(image[box]), grid.cropped(low, [b - a for a, b in zip(low, high, strict=True)])
 
 
 def stored(image: NDArray[np.float32], modality: str) -> NDArray[np.int16]:

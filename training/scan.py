@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION, Intensity, body_mask, scale_intensity
+from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION, Intensity, scale_intensity
+from UniversalAnatomicalEmbeddingLib.search_space import anatomy_voxels
 from UniversalAnatomicalEmbeddingLib.volume import read_volume
 
 from .labels import LabelTable, load_labels
@@ -168,7 +169,7 @@ def _arrays(
     """Arrays of the fields of :class:`Scan`."""
     volume = read_volume(path)
     raw = np.asarray(volume.array, dtype=np.float32)
-    body = body_mask(raw, modality)
+    body = anatomy_voxels(raw, modality, float(volume.grid.spacing_xyz[0]))
     voxels = np.argwhere(body)
     arrays = {
         "image": scale_intensity(raw, modality, intensity).astype(np.float16),

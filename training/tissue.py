@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from UniversalAnatomicalEmbeddingLib.preprocess import body_mask
+from UniversalAnatomicalEmbeddingLib.preprocess import approximate_body
 
 LABELS = {1: "lung_left", 2: "lung_right", 3: "airway", 4: "bone", 5: "fat", 6: "muscle"}
 
@@ -35,7 +35,7 @@ Mask = NDArray[np.bool_]
 
 def tissue_labels(hu: NDArray[np.float32], spacing_mm: float = 2.0) -> NDArray[np.uint8]:
     """Labels ``(Z, Y, X)`` (see ``LABELS``; 0 unknown) of a CT in HU on cubic LPS voxels of ``spacing_mm``."""
-    body = body_mask(hu, "ct", spacing_mm)
+    body = approximate_body(hu, "ct", spacing_mm)
     airway = segment_airway(hu, body, spacing_mm)
     left, right = segment_lungs(hu, body & ~ndimage.binary_dilation(airway), spacing_mm)
     if not (left.any() or right.any()):

@@ -55,7 +55,7 @@ def coded_scan(grid: Grid, to_body: Where, name: str = "scan", noise: float = 0.
         vectors = vectors + rng.normal(0, noise, vectors.shape) / np.sqrt(channels)
         maps.append((vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float16))
         body = ball(places) if body is None else body
-    return Searchable(Embedding(maps[0], maps[1], body, grid, FINE, COARSE, 2, "coded", name))
+    return Searchable(Embedding(maps[0], maps[1], body, body, grid, FINE, COARSE, 2, "coded", name))
 
 
 def lps_grid(low: tuple[float, float, float], size_mm: tuple[float, float, float], spacing: float = 2.0) -> Grid:

@@ -38,7 +38,7 @@ LAYERS = (
         "dependencies",
     },
     {"volume", "phantom_anatomy", "table", "readiness", "choices"},
-    {"preprocess", "phantom", "messages"},
+    {"preprocess", "phantom", "messages", "search_space"},
     {"catalogue", "checkpoints"},
     {"releases"},
     {"embedding"},

@@ -27,7 +27,8 @@ def made_up(seed: int = 0, cells: tuple[int, int, int] = (3, 4, 5)) -> Embedding
     rng = np.random.default_rng(seed)
     fine = rng.normal(size=(*cells, 8)).astype(np.float16)
     coarse = rng.normal(size=(1, 2, 2, 16)).astype(np.float16)
-    return Embedding(fine, coarse, rng.random(cells) > 0.5, Grid((6, 8, 10), OBLIQUE), (2, 2, 2), (4, 8, 8), 2, "tiny", "scan", "published")
+    searched, anatomy = rng.random((2, *cells)) > 0.5
+    return Embedding(fine, coarse, searched, anatomy, Grid((6, 8, 10), OBLIQUE), (2, 2, 2), (4, 8, 8), 2, "tiny", "scan", "published")
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def edited(entry: Path, **fields: object) -> None:
 
 DAMAGE = {
     "array cut short": lambda e: truncate(e, "fine.npy", -1),
-    "header cut short": lambda e: truncate(e, "body.npy", 40),
+    "header cut short": lambda e: truncate(e, "anatomy.npy", 40),
     "empty array file": lambda e: truncate(e, "coarse.npy", 0),
     "array missing": lambda e: (e / "coarse.npy").unlink(),
     "array of objects": pickled,
@@ -257,7 +258,7 @@ def test_entry_appears_only_when_it_is_complete(cache: Cache, monkeypatch: pytes
 
     monkeypatch.setattr(np, "save", watching)
     cache.store(KEY, made_up())
-    assert seen == [None, None, None] and cache.load(KEY, "scan") is not None
+    assert seen == [None] * 4 and cache.load(KEY, "scan") is not None
 
 
 def test_two_processes_that_store_the_same_scan_do_not_hinder_each_other(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +266,7 @@ def test_two_processes_that_store_the_same_scan_do_not_hinder_each_other(cache: 
 
     def other_process_first(path: Path, array: np.ndarray) -> None:
         save(path, array)
-        if path.name == "body.npy" and rivals:
+        if path.name == "anatomy.npy" and rivals:
             rivals.pop().store(KEY, made_up())
 
     removed: list[Path] = []
@@ -288,8 +289,8 @@ def test_a_failed_rename_is_not_hidden(cache: Cache, monkeypatch: pytest.MonkeyP
 def test_an_entry_that_vanishes_while_it_is_listed_is_passed_over(cache: Cache) -> None:
     cache.store(KEY, made_up())
     cache.store(OTHER, made_up())
-    (cache.folder / OTHER / "body.npy").unlink()
-    (cache.folder / OTHER / "body.npy").symlink_to(cache.folder / "removed by another process")
+    (cache.folder / OTHER / "anatomy.npy").unlink()
+    (cache.folder / OTHER / "anatomy.npy").symlink_to(cache.folder / "removed by another process")
     assert [key for key, _, _ in cache.entries()] == [KEY]
 
 

@@ -21,7 +21,7 @@ def test_keypoints_lie_in_the_body_and_cover_it() -> None:
     points = spread_points(FIXED, 500, np.random.default_rng(0))
     assert 400 < len(points) < 620
     assert ball(points, (72, 52, 92)).all()
-    body = FIXED.embedding.fine_grid.index_to_world(np.argwhere(FIXED.embedding.body))
+    body = FIXED.embedding.fine_grid.index_to_world(np.argwhere(FIXED.embedding.anatomy))
     nearest = np.linalg.norm(body[::50, None] - points, axis=2).min(axis=1)
     assert nearest.max() < 25
 

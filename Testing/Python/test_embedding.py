@@ -16,7 +16,7 @@ from samples import OBLIQUE, Probe, affines, probe_model, randomised, tiny_model
 
 from UniversalAnatomicalEmbeddingLib import embedding as module
 from UniversalAnatomicalEmbeddingLib.catalogue import Model
-from UniversalAnatomicalEmbeddingLib.embedding import Embedding, crop_to_body, embed_image, embed_volume, interpolate, pad
+from UniversalAnatomicalEmbeddingLib.embedding import Embedding, embed_image, embed_volume, interpolate, pad
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
@@ -128,7 +128,7 @@ def test_descriptors_have_unit_length_between_cells(tiny: Embedding) -> None:
 
 def test_every_head_of_a_descriptor_has_unit_length() -> None:
     fine = np.random.default_rng(0).normal(size=(2, 3, 4, 10)).astype(np.float16)
-    made_up = Embedding(fine, fine[:1, :1, :1], np.ones((2, 3, 4), bool), Grid((4, 6, 8), np.eye(4)), (2, 2, 2), (4, 8, 8), 3, "", "")
+    made_up = Embedding(fine, fine[:1, :1, :1], np.ones((2, 3, 4), bool), np.ones((2, 3, 4), bool), Grid((4, 6, 8), np.eye(4)), (2, 2, 2), (4, 8, 8), 3, "", "")
     fine_at, _ = made_up.descriptors([[1.3, 2.2, 0.9], [4, 4, 2]])
     torch.testing.assert_close(fine_at.reshape(2, 2, 5).norm(dim=2), torch.ones(2, 2))
 
@@ -305,7 +305,8 @@ def test_only_the_standard_pipeline_crops_and_only_the_published_one_searches_ai
     assert all(e.pipeline == p and e.native == scan.grid for p, e in made.items())
     assert made["standard"].grid.shape_zyx[1] < 36 and made["standard"].grid.shape_zyx[2] < 38
     assert made["released"].grid == made["published"].grid == scan.grid
-    assert made["published"].body.all() and 0.05 < made["released"].body.mean() < 0.3
+    assert made["published"].search_space.all()
+    assert 0.05 < made["released"].anatomy.mean() < 0.1 < made["released"].search_space.mean() < 0.3
 
 
 def test_released_models_get_their_scan_without_padding() -> None:
@@ -313,7 +314,7 @@ def test_released_models_get_their_scan_without_padding() -> None:
     card = replace(tiny_model().card, pipeline="released")
     embedding = embed_volume(tissue_volume((9, 35, 21)), Model(network, card))
     assert embedding.fine.shape == (4, 18, 11, 128) and embedding.coarse.shape == (2, 3, 2, 128)
-    assert embedding.body.all(), "the last odd row counts too"
+    assert embedding.search_space.all(), "the last odd row counts too"
     assert embed_volume(tissue_volume((1, 5, 7)), Model(network, card)).fine.shape == (2, 8, 8, 128), "but never less than one coarse cell"
 
 
@@ -355,51 +356,58 @@ def test_scan_of_unknown_modality_is_refused() -> None:
         embed_volume(Volume(scan.array, scan.grid, None, "scan"), tiny_model())
 
 
-def test_body_marks_the_cells_inside_the_patient() -> None:
-    array = np.full((48, 48, 48), -1000, dtype=np.int16)
-    array[:, 12:36, 14:34] = 40
-    grid = Grid(array.shape, np.diag([2.0, 2.0, 2.0, 1.0]))
-    embedding = embed_volume(Volume(array, grid, "ct"), probe_model())
-    assert embedding.body.shape == embedding.fine.shape[:3]
-    centres = embedding.fine_grid.index_to_world(np.argwhere(embedding.body))
-    z, y, x = np.argwhere(array > 0).T
-    assert (centres[:, 1] >= 2 * y.min() - 1).all() and (centres[:, 1] <= 2 * y.max() + 1).all()
-    assert (centres[:, 0] >= 2 * x.min() - 1).all() and (centres[:, 0] <= 2 * x.max() + 1).all()
-    assert len(centres) * 8 == pytest.approx(len(z), rel=0.08)
+def boxed(shape: tuple[int, int, int], box: tuple[slice, ...]) -> Volume:
+    """A CT of 2 mm voxels: quiet air with noise of 3 HU, and soft tissue in a box."""
+    array = -1000 + np.random.default_rng(0).normal(0, 3, shape)
+    array[box] = tissue(array[box].shape)
+    grid = Grid(shape, np.diag([2.0, 2.0, 2.0, 1.0]))
+    return Volume(np.rint(array).astype(np.int16), grid.cropped((-3, 5, 9), shape), "ct", "box")
 
 
-def test_everything_is_body_where_no_patient_is_seen() -> None:
+def test_anatomy_and_search_space_lie_where_the_patient_is() -> None:
+    scan = boxed((64, 64, 64), (slice(None), slice(24, 44), slice(26, 40)))
+    embedding = embed_volume(scan, probe_model())
+    assert embedding.anatomy.shape == embedding.search_space.shape == embedding.fine.shape[:3]
+    index = scan.grid.world_to_index(embedding.fine_grid.index_to_world(np.argwhere(embedding.anatomy)))
+    assert len(index) == 32 * 10 * 7
+    assert (index[:, 1:] >= [24, 26]).all() and (index[:, 1:] <= [43, 39]).all()
+    index = scan.grid.world_to_index(embedding.fine_grid.index_to_world(np.argwhere(embedding.search_space)))
+    low, high = index.min(axis=0), index.max(axis=0)
+    assert (low[1:] <= [24.5 - 6, 26.5 - 6]).all() and (high[1:] >= [42.5 + 6, 38.5 + 6]).all(), "12 mm around count too"
+    assert (low[1:] >= [24 - 9, 26 - 9]).all() and (high[1:] <= [43 + 9, 39 + 9]).all()
+
+
+def test_everything_is_searched_where_no_patient_is_seen() -> None:
     grid = Grid((16, 16, 16), np.diag([2.0, 2.0, 2.0, 1.0]))
     embedding = embed_volume(Volume(np.full((16, 16, 16), -1000, np.int16), grid, "ct"), probe_model())
-    assert embedding.body.all() and embedding.grid == grid
+    assert embedding.search_space.all() and embedding.anatomy.all() and embedding.grid == grid
 
 
-# --- crop and pad ---------------------------------------------------------------------------------------------------------------------
-
-
-def test_crop_keeps_the_patient_a_margin_and_the_positions() -> None:
-    raw = np.full((60, 70, 80), -1000, dtype=np.float32)
-    raw[20:40, 26:44, 30:54] = 40 + np.arange(24)
-    grid = Grid(raw.shape, np.diag([2.0, 2.0, 2.0, 1.0])).cropped((-3, 5, 9), raw.shape)
-    small, cropped = crop_to_body(raw, grid, "ct")
-    assert small.shape == cropped.shape_zyx
-    start = np.rint(grid.world_to_index(cropped.index_to_world([0, 0, 0]))[0]).astype(int)
-    np.testing.assert_allclose(cropped.affine, grid.cropped(start, small.shape).affine)
-    np.testing.assert_array_equal(small, raw[tuple(slice(a, a + n) for a, n in zip(start, small.shape, strict=True))])
+def test_network_sees_the_search_space_at_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = boxed((64, 80, 90), (slice(20, 40), slice(26, 44), slice(30, 54)))
+    intensity = Intensity(ct_knots=((-2000.0, -2000.0), (2000.0, 2000.0)))
+    image = captured(scan, intensity, monkeypatch)
+    model = tiny_model()
+    grid = embed_volume(scan, Model(model.network, replace(model.card, intensity=intensity))).grid
+    start = np.rint(scan.grid.world_to_index(grid.index_to_world([0, 0, 0]))[0]).astype(int)
+    box = tuple(slice(a, a + n) for a, n in zip(start, grid.shape_zyx, strict=True))
+    inner = tuple(slice(n) for n in grid.shape_zyx)
+    np.testing.assert_allclose(image[inner], scan.array[box], atol=1e-3)
+    np.testing.assert_allclose(grid.affine, scan.grid.cropped(start, grid.shape_zyx).affine)
     for axis, (first, last) in enumerate([(20, 39), (26, 43), (30, 53)]):
-        assert 6 <= first - start[axis] <= 8 and 6 <= start[axis] + small.shape[axis] - 1 - last <= 8
+        assert 6 <= first - start[axis] <= 9 and 6 <= box[axis].stop - 1 - last <= 9
 
 
-def test_crop_stops_at_the_border_of_the_scan() -> None:
-    raw = np.full((40, 41, 42), 40, dtype=np.float32)
-    small, grid = crop_to_body(raw, Grid(raw.shape, OBLIQUE), "ct")
-    assert small.shape == raw.shape and grid == Grid(raw.shape, OBLIQUE)
-
-
-def test_scan_without_a_patient_is_not_cropped() -> None:
-    raw = np.full((20, 21, 22), -1000, dtype=np.float32)
-    small, grid = crop_to_body(raw, Grid(raw.shape, OBLIQUE), "ct")
-    assert small is raw and grid == Grid(raw.shape, OBLIQUE)
+def test_mr_limits_of_models_so_far_are_those_of_their_body_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far bright specks that the mask of that time left out must not change the scale that a model was trained with."""
+    array = np.random.default_rng(0).normal(20, 1, (40, 60, 200)).astype(np.float32)
+    array[8:32, 10:50, 10:60] = np.random.default_rng(1).normal(400, 40, (24, 40, 50))
+    plain, specked = array[:, :, :100].copy(), array.copy()
+    specked[20, 30, 180:190] = 9000.0
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    images = [captured(Volume(a, Grid(a.shape, affine), "mr"), Intensity(), monkeypatch) for a in (plain, specked)]
+    inside = (slice(12, 28), slice(14, 46), slice(14, 52))
+    np.testing.assert_array_equal(images[0][inside], images[1][inside])
 
 
 SIZES = st.tuples(*[st.sampled_from([1, 2, 4, 8])] * 3)
@@ -442,7 +450,6 @@ def test_cancelled_embedding_does_not_start_the_network(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("stage", ["local features", "descriptors"])
 def test_cancelling_stops_at_the_next_tile(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Embedder, "tile", (16, 16, 16))
-    monkeypatch.setattr(module, "crop_to_body", lambda raw, grid, modality: (raw, grid))
     cancel, after = Event(), []
 
     def progress(_: float, text: str) -> None:

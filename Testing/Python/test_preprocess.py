@@ -10,7 +10,7 @@ from samples import OBLIQUE, affines, make_affine
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
-from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, body_mask, mr_limits, scale_intensity, to_canonical
+from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, approximate_body, mr_limits, scale_intensity, to_canonical
 from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
 
 QUICK = settings(max_examples=20, deadline=None)
@@ -223,7 +223,7 @@ def test_scaling_returns_a_new_array() -> None:
         assert not np.shares_memory(scale_intensity(image, modality, Intensity()), image)
 
 
-# --- body mask ------------------------------------------------------------------------------------------------------------------------
+# --- approximate body ------------------------------------------------------------------------------------------------------------------------
 
 Z, Y, X = np.meshgrid(np.arange(20), np.arange(60), np.arange(80), indexing="ij")
 BODY = ((Y - 25) / 18) ** 2 + ((X - 40) / 30) ** 2 <= 1
@@ -240,19 +240,19 @@ def torso(air: float, tissue: float, lung: float, table: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("modality", "values"), [("ct", (-1000, 40, -850, 0)), ("mr", (5, 400, 15, 350))])
 def test_body_holds_the_lungs_but_neither_table_nor_air(modality: Modality, values: tuple[float, ...]) -> None:
-    mask = body_mask(torso(*values), modality)
+    mask = approximate_body(torso(*values), modality)
     assert mask[LUNGS].all(), "lungs, in the top slice too"
     assert not mask[TABLE].any(), "table"
     assert mask[BODY].mean() > 0.98 and not mask[~BODY & ~TABLE].any(), "outline"
 
 
 def test_body_reaches_the_border_of_a_scan_inside_it() -> None:
-    assert body_mask(np.full((6, 7, 8), 50, dtype=np.float32), "ct").all()
+    assert approximate_body(np.full((6, 7, 8), 50, dtype=np.float32), "ct").all()
 
 
 def test_nothing_is_body_where_there_is_only_air() -> None:
     for modality, value in (("ct", -1000.0), ("mr", 0.0)):
-        mask = body_mask(np.full((6, 7, 8), value, dtype=np.float32), modality)
+        mask = approximate_body(np.full((6, 7, 8), value, dtype=np.float32), modality)
         assert mask.shape == (6, 7, 8) and mask.dtype == bool and not mask.any()
 
 
@@ -261,8 +261,8 @@ def test_gaps_of_the_skin_are_closed_over_six_millimetres() -> None:
     image[:, 4:36, 4:36] = 50
     image[:, 12:28, 12:28] = -850
     image[:, 4:12, 19:22] = -850  # a slit of 6 mm at 2 mm voxels, of 18 mm at 6 mm voxels
-    assert body_mask(image, "ct", 2.0)[4, 20, 20]
-    assert not body_mask(image, "ct", 6.0)[4, 20, 20]
+    assert approximate_body(image, "ct", 2.0)[4, 20, 20]
+    assert not approximate_body(image, "ct", 6.0)[4, 20, 20]
 
 
 @pytest.mark.parametrize(("width", "kept"), [(16, True), (9, True), (4, False)])
@@ -270,6 +270,6 @@ def test_a_second_leg_is_body_and_a_small_thing_beside_the_patient_is_not(width:
     image = np.full((12, 40, 60), -1000, dtype=np.float32)
     image[:, 10:30, 4:24] = 50
     image[:, 10:30, 38 : 38 + width] = 50
-    mask = body_mask(image, "ct")
+    mask = approximate_body(image, "ct")
     assert mask[:, 12:28, 6:22].all()
     assert mask[6, 20, 39] == kept

@@ -116,7 +116,8 @@ def test_second_embedding_comes_from_the_cache(tmp_path: Path, embedded: list[Vo
     assert len(embedded) == 1 and again.name == "copy"
     np.testing.assert_array_equal(again.fine, first.fine)
     np.testing.assert_array_equal(again.coarse, first.coarse)
-    np.testing.assert_array_equal(again.body, first.body)
+    np.testing.assert_array_equal(again.search_space, first.search_space)
+    np.testing.assert_array_equal(again.anatomy, first.anatomy)
     assert again.grid == first.grid
 
 

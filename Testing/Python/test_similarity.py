@@ -55,7 +55,8 @@ def synthetic(
         Embedding(
             fine=np.concatenate(fine, axis=3),
             coarse=described(grid.cells(coarse_stride), 40.0, 2),
-            body=np.ones(cells, dtype=bool) if body is None else body,
+            search_space=np.ones(cells, dtype=bool) if body is None else body,
+            anatomy=np.ones(cells, dtype=bool) if body is None else body,
             grid=grid,
             fine_stride=fine_stride,
             coarse_stride=coarse_stride,
@@ -177,7 +178,7 @@ def test_coarse_cosine_is_interpolated_as_a_number() -> None:
     rough = rng.standard_normal(smooth.embedding.coarse.shape)
     rough /= np.linalg.norm(rough, axis=3, keepdims=True)
     e = smooth.embedding
-    scan = Searchable(Embedding(e.fine, rough.astype(np.float16), e.body, e.grid, e.fine_stride, e.coarse_stride, 2, "m", "rough"))
+    scan = Searchable(Embedding(e.fine, rough.astype(np.float16), e.search_space, e.anatomy, e.grid, e.fine_stride, e.coarse_stride, 2, "m", "rough"))
     query = Query(torch.zeros(1, 32), torch.from_numpy(rough[2, 2, 2].astype(np.float32))[None])
     cell = (np.array([2, 2, 2]) * 4 + [1, 2, 3]).tolist()
     found = float(scan.full_scores(query)[0][tuple(cell)]) * 2
@@ -206,18 +207,18 @@ def test_blocks_hold_every_cell_under_its_own_coarse_cell(scan: Searchable) -> N
     centres = e.coarse_grid.index_to_world(np.indices(e.coarse.shape[:3]).reshape(3, -1).T)
     apart = np.abs(where.reshape(len(centres), -1, 3) - centres[:, None])
     assert (apart <= np.array(e.coarse_stride[::-1])).all()
-    assert sorted(scan.block_rows[scan.block_body].tolist()) == list(range(len(scan.rows))), "every cell once, all of them body"
+    assert sorted(scan.block_rows[scan.block_searched].tolist()) == list(range(len(scan.rows))), "every cell once, all of them body"
 
 
 def test_scores_of_blocks_equal_full_scores_there(scan: Searchable, query: Query) -> None:
-    scan.body[::3] = False
+    scan.searched[::3] = False
     scan = Searchable(scan.embedding)  # with the thinned body: its array is shared
     blocks = torch.from_numpy(np.stack([np.random.default_rng(i).permutation(len(scan.block_rows))[:25] for i in range(5)]))
     blocks[:, :2] = torch.tensor([0, len(scan.block_rows) - 1])
     found = scan.block_scores(query, scan.coarse_scores(query), blocks).numpy()
     full = scan.full_scores(query).flatten(1).numpy()
     for one, scores, own in zip(full, found, blocks, strict=True):
-        rows, body = scan.block_rows[own].numpy(), scan.block_body[own].numpy()
+        rows, body = scan.block_rows[own].numpy(), scan.block_searched[own].numpy()
         np.testing.assert_allclose(scores, np.where(body, one[rows], -1), atol=2e-5)
         assert 0.4 < body.mean() < 0.8
 

@@ -32,8 +32,9 @@ from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.points import read_points
-from UniversalAnatomicalEmbeddingLib.preprocess import body_mask, to_canonical
+from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register
+from UniversalAnatomicalEmbeddingLib.search_space import anatomy_voxels
 from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality, read_volume, to_sitk
 
 SUITE = Path(__file__).with_suffix(".json")
@@ -114,11 +115,11 @@ def extended(volume: Volume, upwards: bool) -> Volume:
 
 
 def shared_points(fixed: Volume, moving: Volume, rng: np.random.Generator) -> np.ndarray:
-    """200 points (N, 3) inside the body of both scans, which lie in one frame."""
+    """200 points (N, 3) of the anatomy of both scans, which lie in one frame."""
     points = None
     for volume in (moving, fixed):
         raw, grid = to_canonical(volume, volume.modality)
-        mask = body_mask(raw, volume.modality)
+        mask = anatomy_voxels(raw, volume.modality, 2.0)
         if points is None:
             cells = np.argwhere(mask)
             points = grid.index_to_world(cells[rng.permutation(len(cells))[: 50 * POINTS]])

@@ -35,7 +35,7 @@ from UniversalAnatomicalEmbeddingLib.matching.similarity import Searchable
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm
 from UniversalAnatomicalEmbeddingLib.phantom import make_patient, render
-from UniversalAnatomicalEmbeddingLib.preprocess import body_mask, scale_intensity
+from UniversalAnatomicalEmbeddingLib.preprocess import approximate_body, scale_intensity
 from UniversalAnatomicalEmbeddingLib.releases import RELEASED_INTENSITY
 
 THREADS = 2
@@ -135,9 +135,9 @@ def scan(seed: int, shape: tuple[int, int, int], model: Model) -> tuple[Searchab
     volume = render(make_patient(seed), Grid(shape, affine), noise_seed=seed)
     image = scale_intensity(np.asarray(volume.array, np.float32), "ct", RELEASED_INTENSITY)
     fine, coarse = embed_image(image, model.network, "cpu")
-    body = body_mask(np.asarray(volume.array[1::2, 1::2, 1::2], np.float32), "ct", 4.0)
+    body = approximate_body(np.asarray(volume.array[1::2, 1::2, 1::2], np.float32), "ct", 4.0)
     strides = model.network.fine_stride, model.network.coarse_stride
-    return Searchable(Embedding(fine, coarse, np.ones_like(body), volume.grid, *strides, 2, "sam", f"torso {seed}", "released")), body
+    return Searchable(Embedding(fine, coarse, np.ones_like(body), np.ones_like(body), volume.grid, *strides, 2, "sam", f"torso {seed}", "released")), body
 
 
 def maps_of(searchable: Searchable) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ from .geometry import Grid
 from .preprocess import PREPROCESS_VERSION
 from .volume import Volume
 
-ARRAYS = ("fine", "coarse", "body")
+ARRAYS = ("fine", "coarse", "search_space", "anatomy")
 DEFAULT_CAP_BYTES = 20 * 2**30
 _KEY = re.compile("[0-9a-f]{40}")
 

@@ -16,27 +16,30 @@ from torch import Tensor
 from .catalogue import Model
 from .geometry import FloatArray, Grid
 from .networks.embedder import Embedder, unit_length
-from .preprocess import Pipeline, body_mask, scale_intensity, to_canonical
+from .preprocess import Pipeline, approximate_body, scale_intensity, to_canonical
 from .progress import Progress, check, silent
+from .search_space import Mask, approximate_anatomy, bounding_box, cell_means, search_space
 from .tiling import Size, Slices, Tile, plan_tiles
 from .volume import Modality, Volume
 
 SMALLEST_TILE = 32
-BODY_MARGIN_VOXELS = 8
+STATISTICS_MARGIN_VOXELS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """Unit descriptors of one scan.
 
-    ``fine`` ``(Z, Y, X, C)`` float16 (a semantic head's channels follow the fine ones), ``coarse`` ``(Z', Y', X', C')`` float16, ``body`` bool
-    ``(Z, Y, X)`` marks cells inside the patient. ``grid`` is the canonical voxel grid; ``heads`` counts the similarities that are averaged.
+    ``fine`` ``(Z, Y, X, C)`` float16 (a semantic head's channels follow the fine ones), ``coarse`` ``(Z', Y', X', C')`` float16. Two masks of
+    the fine cells, bool ``(Z, Y, X)``: ``search_space``, where an answer may lie (:func:`.search_space.search_space`), and ``anatomy``, about the
+    patient, where keypoints are set. ``grid`` is the canonical voxel grid; ``heads`` counts the similarities that are averaged.
     ``pipeline`` is how the descriptors were made and are to be compared; ``native`` the scanner's own voxels (None: those of ``grid``).
     """
 
     fine: NDArray[np.float16]
     coarse: NDArray[np.float16]
-    body: NDArray[np.bool_]
+    search_space: Mask
+    anatomy: Mask
     grid: Grid
     fine_stride: Size
     coarse_stride: Size
@@ -90,17 +93,25 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
         raise ValueError(f"The modality of {volume.name} is not known; give it, or guess it with guess_modality.")
     progress(0.0, "resampling")
     raw, grid = to_canonical(volume, modality, card.spacing_mm, card.pipeline)
+    searched, anatomy = _masks(raw, modality, card.spacing_mm, network.fine_stride)
+    sample = None
     if card.pipeline == "standard":
-        raw, grid = crop_to_body(raw, grid, modality)
+        sample = _statistics_part(raw, modality, card.spacing_mm)
+        box, cells = bounding_box(searched, raw.shape, network.fine_stride)
+        raw, searched, anatomy = raw[box], searched[cells], anatomy[cells]
+        grid = grid.cropped([part.start for part in box], raw.shape)
     check(cancel)
-    image = pad(scale_intensity(raw, modality, card.intensity), network.multiple, network.align, card.intensity.air(modality))
-    body = _body_cells(raw, modality, card.spacing_mm, network.fine_stride, network.map_shape(image.shape, network.fine_stride))
-    del raw  # the maps need the room
+    scaled = scale_intensity(raw, modality, card.intensity, sample)
+    del raw, sample  # the maps need the room
+    image = pad(scaled, network.multiple, network.align, card.intensity.air(modality))
+    shape = network.map_shape(image.shape, network.fine_stride)
+    searched, anatomy = (_fitted(mask, shape) for mask in (searched, anatomy))
     fine, coarse = embed_image(image, network, device, progress, cancel)
     return Embedding(
         fine=fine,
         coarse=coarse,
-        body=np.ones_like(body) if card.pipeline == "published" else body,
+        search_space=np.ones_like(searched) if card.pipeline == "published" else searched,
+        anatomy=anatomy,
         grid=grid,
         fine_stride=network.fine_stride,
         coarse_stride=network.coarse_stride,
@@ -196,35 +207,41 @@ def _store(features: Tensor, place: NDArray[np.float16]) -> None:
         place[start : start + 8] = part[0].permute(1, 2, 3, 0).half().cpu().numpy()
 
 
-def crop_to_body(raw: NDArray, grid: Grid, modality: Modality) -> tuple[NDArray, Grid]:
-    """The part of a canonical image that holds the patient, with a small margin; the whole image when no patient is seen."""
-    step = 2
-    small = raw[::step, ::step, ::step]
-    mask = body_mask(small, modality, step * grid.spacing_xyz[0])
-    if not mask.any():
-        return raw, grid
-    start, stop = [], []
-    for axis, n in enumerate(raw.shape):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        start.append(max(0, step * used[0] - BODY_MARGIN_VOXELS))
-        stop.append(min(n, step * used[-1] + 1 + BODY_MARGIN_VOXELS))
-    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    return raw[box], grid.cropped(start, np.subtract(stop, start))
-
-
 def pad(image: NDArray, multiple: Size, least: Size, value: float) -> NDArray:
     """Append ``value`` at the far ends until every size is a multiple and not less than ``least``."""
     sizes = [max(m * -(-n // m), k) for n, m, k in zip(image.shape, multiple, least, strict=True)]
     return np.pad(image, [(0, size - n) for n, size in zip(image.shape, sizes, strict=True)], constant_values=value)
 
 
-def _body_cells(raw: NDArray, modality: Modality, spacing_mm: float, stride: Size, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Body mask on the fine cells; everything counts where no patient is seen, so that a phantom or a tiny crop can still be matched."""
-    inside = [min(-(-n // k), size) for n, k, size in zip(raw.shape, stride, shape, strict=True)]
-    middle = [np.minimum(np.arange(m) * k + k // 2, n - 1) for m, k, n in zip(inside, stride, raw.shape, strict=True)]
-    cells = np.zeros(shape, dtype=bool)
-    cells[tuple(slice(m) for m in inside)] = body_mask(raw[np.ix_(*middle)], modality, spacing_mm * stride[2])
-    return cells if cells.any() else ~cells
+def _masks(raw: NDArray, modality: Modality, spacing_mm: float, stride: Size) -> tuple[Mask, Mask]:
+    """Search space and approximate anatomy of the cells of a canonical image; where only air is seen, everything is either."""
+    means, cell_mm = cell_means(raw, stride, modality), spacing_mm * stride[2]
+    searched, anatomy = search_space(means, modality, cell_mm), approximate_anatomy(means, modality, cell_mm)
+    return searched, anatomy if anatomy.any() else searched
+
+
+def _statistics_part(raw: NDArray, modality: Modality, spacing_mm: float) -> NDArray | None:
+    """The part of an MR that models up to compact-ct-mr-3 took its percentiles from: the box of the body mask of their time, with a margin."""
+    if modality == "ct":
+        return None
+    step = 2
+    mask = approximate_body(raw[::step, ::step, ::step], modality, step * spacing_mm)
+    if not mask.any():
+        return raw
+    box = []
+    for axis, n in enumerate(raw.shape):
+        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        start, stop = step * used[0] - STATISTICS_MARGIN_VOXELS, step * used[-1] + 1 + STATISTICS_MARGIN_VOXELS
+        box.append(slice(max(0, int(start)), min(n, int(stop))))
+    return raw[tuple(box)]
+
+
+def _fitted(mask: Mask, shape: tuple[int, ...]) -> Mask:
+    """``mask`` on maps of ``shape``: without a last odd row that they lack, and False where padding appended cells."""
+    fitted = np.zeros(shape, dtype=bool)
+    both = tuple(slice(min(pair)) for pair in zip(mask.shape, shape, strict=True))
+    fitted[both] = mask[both]
+    return fitted
 
 
 def _with_shape(grid: Grid, shape: tuple[int, ...]) -> Grid:

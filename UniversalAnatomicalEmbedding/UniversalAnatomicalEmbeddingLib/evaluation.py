@@ -157,13 +157,13 @@ def _queries(pair: Pair, template: Searchable, target: Searchable) -> tuple[list
 def shared_body_points(template: Searchable, target: Searchable) -> FloatArray:
     """200 seeded random points (N, 3) of the template's body that lie in the target's body too, for scans in one frame."""
     rng = np.random.default_rng(IDENTITY_SEED)
-    cells = np.argwhere(template.embedding.body)
+    cells = np.argwhere(template.embedding.anatomy)
     chosen = cells[rng.permutation(len(cells))] + rng.uniform(-0.5, 0.5, (len(cells), 3))
     points = template.embedding.fine_grid.index_to_world(chosen)
     points = points[template.embedding.contains(points) & target.embedding.contains(points)]
     index = np.rint(target.embedding.fine_grid.world_to_index(points)).astype(int)
     index = np.clip(index, 0, np.array(target.shape) - 1)
-    return points[target.embedding.body[tuple(index.T)]][:IDENTITY_POINTS]
+    return points[target.embedding.anatomy[tuple(index.T)]][:IDENTITY_POINTS]
 
 
 def _positions(points: PointList) -> dict[str, FloatArray]:

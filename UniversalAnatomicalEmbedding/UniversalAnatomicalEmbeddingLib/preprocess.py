@@ -14,8 +14,8 @@ from .errors import InputError
 from .geometry import Grid
 from .volume import Modality, Volume
 
-PREPROCESS_VERSION = 2  # raised with every change of what a scan becomes: what was stored under another one is made anew
-INPUT_VERSION = 1  # the version that last changed what a network sees (version 2: the body mask alone); models since then can be used
+PREPROCESS_VERSION = 3  # raised with every change of what a scan becomes: what was stored under another one is made anew
+INPUT_VERSION = 1  # the version that last changed what a network sees; models since then can be used
 AIR_HU = -1024.0
 LONGEST_MM = 4000.0  # no patient is; such a scan states its spacing in another unit
 PART_OF_LARGEST = 1 / 3
@@ -25,7 +25,7 @@ Image = NDArray[np.float32]
 Pipeline = Literal["standard", "released", "published"]
 """How a scan becomes the network's input and its maps are compared.
 
-"standard": anti-aliased resampling, cropped to the body. "released": what the released SAM and UAE models expect, that is plain linear
+"standard": anti-aliased resampling, cropped to the search space. "released": what the released SAM and UAE models expect, that is plain linear
 resampling of the whole field of view and coarse descriptors of unit length between their cells too. "published": the same to the letter of the
 published code, its flaws included: the voxels that rounding up the size appends hold 0, the coarse map is stretched to the size of the fine
 one, air is searched as well.
@@ -89,15 +89,20 @@ def _resample(array: Image, source: Grid, target: Grid, outside: float) -> Image
     return sitk.GetArrayFromImage(out)
 
 
-def scale_intensity(image: Image, modality: Modality, intensity: Intensity) -> Image:
-    """Raw intensities (HU for CT) to the network's scale; a new float32 array of the same shape."""
+def scale_intensity(
+    image: Image, modality: Modality, intensity: Intensity, sample: Image | None = None
+) -> Image:
+    """Raw intensities (HU for CT) to the network's scale; a new float32 array of the same shape.
+
+    ``sample``: the part of the scan that the limits of an MR are taken from (None: all of it).
+    """
     if modality == "ct":
         hu, value = np.array(intensity.ct_knots, dtype=np.float32).T
         scaled = np.empty(image.shape, dtype=np.float32)
         for n, part in enumerate(image):  # slice by slice: the interpolation works in double precision
             scaled[n] = np.interp(part, hu, value)
         return scaled
-    low, high = mr_limits(image, intensity)
+    low, high = mr_limits(image if sample is None else sample, intensity)
     out_low, out_high = intensity.mr_range
     scaled = (np.clip(image, low, high) - low) * ((out_high - out_low) / (high - low)) + out_low
     return scaled.astype(np.float32)
@@ -113,11 +118,14 @@ def mr_limits(image: Image, intensity: Intensity) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def body_mask(image: Image, modality: Modality, spacing_mm: float = 2.0) -> NDArray[np.bool_]:
-    """The patient, lungs and other cavities included, without air and (mostly) table; bool ``(Z, Y, X)``.
+def approximate_body(image: Image, modality: Modality, spacing_mm: float = 2.0) -> NDArray[np.bool_]:
+    """About the patient, closed cavities included, without air and (mostly) table; bool ``(Z, Y, X)``.
 
-    ``image`` are raw intensities on cubic voxels of ``spacing_mm``. CT: above -300 HU; MR: above a fifth of the foreground mean. The
-    largest connected part, and others of at least a third of its size (two legs), are closed over 6 mm and filled slice by slice.
+    For tissue labels by rule, and for the MR scale that models up to compact-ct-mr-3 were trained with. It misses what is
+    open to the border of the field of view (a single lung) and dark parts of an MR, so it must never decide what is searched
+    or shown to a network (:mod:`.search_space` does). ``image`` are raw intensities on cubic voxels of ``spacing_mm``. CT:
+    above -300 HU; MR: above a fifth of the foreground mean. The largest connected part, and others of at least a third of its
+    size (two legs), are closed over 6 mm and filled slice by slice.
     """
     if modality == "ct":
         threshold = -300.0

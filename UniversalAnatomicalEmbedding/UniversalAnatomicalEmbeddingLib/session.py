@@ -88,10 +88,10 @@ class Session:
     def similarity(self, template: Searchable, point_lps: ArrayLike, target: Searchable) -> tuple[NDArray[np.float32], Grid]:
         """How similar every cell of ``target`` is to a point (3,) LPS mm of ``template``: fused cosine (Z, Y, X), and the grid of the cells.
 
-        Cells outside the body are 0.
+        Cells that are not searched are 0.
         """
         scores = target.full_scores(template.query(np.asarray(point_lps, dtype=np.float64).reshape(1, 3)))[0]
-        inside = target.body.reshape(scores.shape)
+        inside = target.searched.reshape(scores.shape)
         return scores.where(inside, scores.new_zeros(())).float().cpu().numpy(), target.embedding.fine_grid
 
     def register(

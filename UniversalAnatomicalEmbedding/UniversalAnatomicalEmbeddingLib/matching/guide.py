@@ -83,7 +83,7 @@ def expect(exemplars: Sequence[tuple[Searchable, FloatArray]], target: Searchabl
 
 
 def build_guide(template: Searchable, target: Searchable) -> Guide:
-    """Match a lattice of body points forth and back, keep what returns and moves with its neighbours; then a denser one, each near where the first
+    """Match a lattice of points of the anatomy forth and back, keep what returns and moves with its neighbours; then a denser one, each near where the first
     puts it."""
     source = _spread_points(template, LATTICE_STEP_MM, MOST_ANCHORS)
     destination = coarse_match(template.query(source), target)
@@ -117,7 +117,7 @@ def _agreeing(source: FloatArray, destination: FloatArray, back: FloatArray, ret
 
 
 def coarse_match(query: Query, target: Searchable) -> FloatArray:
-    """Best places (Q, 3) LPS mm on every second cell of the target's body, then refined among the cells around."""
+    """Best places (Q, 3) LPS mm on every second cell of the target's anatomy, then refined among the cells around."""
     lattice = target.lattice(LATTICE_STEP)
     found = lattice_scores(query, target, lattice, AT_ONCE)
     best = [refine(part, target, coarse, lattice[scores.argmax(1)]) for part, coarse, scores in found]
@@ -126,7 +126,7 @@ def coarse_match(query: Query, target: Searchable) -> FloatArray:
 
 
 def _spread_points(scan: Searchable, step_mm: float, most: int) -> FloatArray:
-    """Body points (N, 3) LPS mm on a regular lattice, at most ``most``."""
+    """Points (N, 3) LPS mm of the anatomy on a regular lattice, at most ``most``."""
     points = scan.lattice_points(step_mm)
     if len(points) > most:
         points = points[np.random.default_rng(0).permutation(len(points))[:most]]

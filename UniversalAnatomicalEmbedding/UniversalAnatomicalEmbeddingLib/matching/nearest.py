@@ -38,7 +38,7 @@ class Peaks:
 
 
 def find_peaks(query: Query, target: Searchable, exhaustive: bool = False, near: tuple[FloatArray, FloatArray] | None = None) -> Peaks:
-    """The most similar body cell of ``target`` for each query, with its sub-cell position.
+    """The most similar cell of ``target`` for each query, with its sub-cell position.
 
     ``exhaustive`` scores every cell; otherwise only the fine cells under the most promising coarse cells. ``near``: expected positions (Q, 3)
     LPS mm and radii (Q,) within which the answer must lie, the less far from the middle the better; an infinite radius leaves the query free.
@@ -53,7 +53,7 @@ def find_peaks(query: Query, target: Searchable, exhaustive: bool = False, near:
 
 
 def find_near(query: Query, target: Searchable, centre_lps: FloatArray, radius_mm: float) -> FloatArray:
-    """The most similar positions (Q, 3) LPS mm within ``radius_mm`` of some (Q, 3); not a number where no body is there."""
+    """The most similar positions (Q, 3) LPS mm within ``radius_mm`` of some (Q, 3); not a number where nothing is searched there."""
     region = _Region.around(centre_lps, np.full(len(query), radius_mm), target, 0.0)
     found = []
     for start in range(0, len(query), NEAR_AT_ONCE):
@@ -119,7 +119,7 @@ def _search(query: Query, target: Searchable, exhaustive: bool, region: _Region 
     if exhaustive:
         blocks = torch.arange(len(target.block_rows), device=target.device).expand(len(query), -1)
         scores = target.full_scores(query).flatten(1).index_select(1, target.block_rows.flatten())
-        scores = scores.unflatten(1, target.block_rows.shape).masked_fill_(~target.block_body, -1.0)
+        scores = scores.unflatten(1, target.block_rows.shape).masked_fill_(~target.block_searched, -1.0)
     else:
         blocks = _promising(coarse, target)
         scores = target.block_scores(query, coarse, blocks)
@@ -146,12 +146,12 @@ def _beyond(best: Tensor, blocks: Tensor, target: Searchable) -> Tensor:
 
 
 def _best_within(query: Query, target: Searchable, coarse: Tensor, region: _Region) -> tuple[Tensor, Tensor]:
-    """Best body cell (Q, 3) within each query's finite radius, and its similarity (Q,); -1 where no body is there."""
+    """Best searched cell (Q, 3) within each query's finite radius, and its similarity (Q,); -1 where none is."""
     bounded = torch.isfinite(region.radius)
     middle, ball = region.centre.round().long(), _ball(float(region.radius[bounded].max()), target)
     anywhere = middle[:, None] + ball
     cells = target.clamp(anywhere)
-    inside = (cells == anywhere).all(-1) & (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.body[target.flat(cells)]
+    inside = (cells == anywhere).all(-1) & (region.squared_mm(cells) <= region.radius[:, None] ** 2) & target.searched[target.flat(cells)]
     at = region.scores(query, target, coarse, middle, ball).masked_fill(~inside, -torch.inf).argmax(1, keepdim=True)
     best = cells.gather(1, at[..., None].expand(-1, 1, 3))
     return best[:, 0], target.scores_at(query, coarse, best)[:, 0].masked_fill(~inside.any(1), -1.0)
@@ -174,7 +174,7 @@ def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, regi
 
     for _ in range(2):
         near, scores = around(cells)
-        best = scores.masked_fill(~target.body[target.flat(near)], -torch.inf).argmax(1)
+        best = scores.masked_fill(~target.searched[target.flat(near)], -torch.inf).argmax(1)
         cells = near[torch.arange(len(query), device=target.device), best]
     return cells + peak_offset(around(cells)[1])
 

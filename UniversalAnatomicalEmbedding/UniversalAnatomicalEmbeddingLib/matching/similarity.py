@@ -45,9 +45,10 @@ class Query:
 class Searchable:
     """An embedding arranged for repeated search on one device.
 
-    ``rows`` (cells, C) float16 descriptors, ``coarse`` (z, y, x, C') float32, ``body`` (cells,) bool. A block is the fine cells under one coarse
-    cell: ``ratio`` (3,) how many there are along z, y, x, ``block_rows`` (blocks, n) their row numbers, ``block_body`` (blocks, n) which of them lie
-    in the body, ``block_used`` (blocks,) whether any does. ``guides`` remembers what was worked out once per template scan. For the device "mps", which
+    ``rows`` (cells, C) float16 descriptors, ``coarse`` (z, y, x, C') float32, ``searched`` (cells,) bool: where an answer may lie,
+    ``anatomy`` (cells,) bool: about the patient. A block is the fine cells under one coarse
+    cell: ``ratio`` (3,) how many there are along z, y, x, ``block_rows`` (blocks, n) their row numbers, ``block_searched`` (blocks, n) which of them
+    are searched, ``block_used`` (blocks,) whether any is. ``guides`` remembers what was worked out once per template scan. For the device "mps", which
     lacks double precision and some of the search, the CPU stands in.
     """
 
@@ -58,14 +59,15 @@ class Searchable:
         self.shape = embedding.fine.shape[:3]
         self.rows = torch.from_numpy(np.asarray(embedding.fine)).to(device).flatten(0, 2)
         self.coarse = torch.from_numpy(np.asarray(embedding.coarse)).to(device).float()
-        self.body = torch.from_numpy(np.asarray(embedding.body)).to(device).flatten()
+        self.searched = torch.from_numpy(np.asarray(embedding.search_space)).to(device).flatten()
+        self.anatomy = torch.from_numpy(np.asarray(embedding.anatomy)).to(device).flatten()
         self.ratio = [c // f for c, f in zip(embedding.coarse_stride, embedding.fine_stride, strict=True)]
         size = torch.tensor(self.shape, device=device)
         blocks = _lattice(self.coarse.shape[:3], device)
         cells = blocks[:, None] * torch.tensor(self.ratio, device=device) + _lattice(self.ratio, device)
         self.block_rows = self.flat(torch.minimum(cells, size - 1))
-        self.block_body = self.body[self.block_rows] & (cells < size).all(-1)
-        self.block_used = self.block_body.any(1)
+        self.block_searched = self.searched[self.block_rows] & (cells < size).all(-1)
+        self.block_used = self.block_searched.any(1)
         around = blocks[:, None] + _lattice((3, 3, 3), device) - 1
         self._around = _flat(torch.minimum(around.clamp(min=0), blocks[-1]), self.coarse.shape)
         self._spread = _block_weights(self.ratio).to(device)
@@ -135,14 +137,14 @@ class Searchable:
         return torch.minimum(cells.clamp(min=0), torch.tensor(self.shape, device=self.device) - 1)
 
     def block_scores(self, query: Query, coarse: Tensor, blocks: Tensor) -> Tensor:
-        """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 outside the body."""
+        """Fused similarity (Q, B, n) of each query with all cells of its own ``blocks`` (Q, B); -1 where nothing is searched."""
         around = coarse.flatten(1).gather(1, _take(self._around, blocks).flatten(1)).unflatten(1, (-1, 27))
         rows = _take(self.block_rows, blocks)
         fine = self._fine_scores(query.fine[:, None], rows.flatten(1))[:, 0].unflatten(1, (blocks.shape[1], -1))
         wide = around @ self._spread
         if self.coarse_gain is not None:
             wide = wide * self.coarse_gain[rows]
-        return ((fine + wide) / self.embedding.heads).masked_fill_(~_take(self.block_body, blocks), -1.0)
+        return ((fine + wide) / self.embedding.heads).masked_fill_(~_take(self.block_searched, blocks), -1.0)
 
     def full_scores(self, query: Query) -> Tensor:
         """Fused similarity (Q, Z, Y, X) of every cell of the scan."""
@@ -184,13 +186,13 @@ class Searchable:
         return 1 / length[:z, :y, :x].flatten()
 
     def lattice(self, step: int) -> Tensor:
-        """Body cells (K, 3) on every ``step``-th index of each axis; all of them where the body is too small to hold any of those."""
+        """Cells (K, 3) of the approximate anatomy on every ``step``-th index of each axis; all of them where it is too small to hold any of those."""
         cells = _lattice([-(-n // step) for n in self.shape], str(self.device)) * step
-        inside = cells[self.body[self.flat(cells)]]
+        inside = cells[self.anatomy[self.flat(cells)]]
         return inside if len(inside) or step == 1 else self.lattice(1)
 
     def lattice_points(self, step_mm: float) -> np.ndarray:
-        """Positions (K, 3) LPS mm of the body cells of a lattice about ``step_mm`` apart."""
+        """Positions (K, 3) LPS mm of the cells of the anatomy on a lattice about ``step_mm`` apart."""
         grid = self.embedding.fine_grid
         return grid.index_to_world(self.lattice(max(1, round(step_mm / float(grid.spacing_xyz[0])))).cpu().numpy())
 

@@ -18,7 +18,7 @@ from ..matching import Searchable
 from ..options import RegisterOptions
 from ..progress import Progress, check, part, silent
 from ..volume import Volume
-from .correspondences import Correspondences, find_correspondences, in_body, spread_points
+from .correspondences import Correspondences, find_correspondences, in_anatomy, spread_points
 from .deformable import dense_field
 from .landmarks import pair_landmarks, register_landmarks
 from .linear import ALIKE_MM, INLIER_MM, LinearFit, Model, apply, expected_tre, find_linear, inverted
@@ -149,8 +149,8 @@ def _require_consensus(fits: list[LinearFit], pairs: Correspondences, fixed: Sca
     if fits:
         fit = fits[0]
         agreeing = int(fit.inlier.sum())
-        placed = int(in_body(upright, apply(fit.matrix, pairs.fixed_keypoints)).sum())
-        placed += int(in_body(fixed.searchable, apply(inverted(fit.matrix), pairs.moving_keypoints)).sum())
+        placed = int(in_anatomy(upright, apply(fit.matrix, pairs.fixed_keypoints)).sum())
+        placed += int(in_anatomy(fixed.searchable, apply(inverted(fit.matrix), pairs.moving_keypoints)).sum())
         if agreeing >= max(FEWEST_INLIERS, AGREEING_SHARE * placed):
             return
     raise NoCommonAnatomy(

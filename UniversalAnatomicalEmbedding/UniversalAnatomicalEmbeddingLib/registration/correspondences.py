@@ -58,28 +58,28 @@ def find_correspondences(fixed: Searchable, moving: Searchable, count: int, seed
 
 
 def spread_points(scan: Searchable, count: int, rng: np.random.Generator) -> FloatArray:
-    """About ``count`` points (N, 3) LPS mm in the body, one at a random place of each cube of a lattice; never in the air around."""
-    body = scan.embedding.body
-    step = max(1.0, (body.sum() / count) ** (1 / 3))
-    axes = [np.arange(step / 2, n + step / 2, step) - 0.5 for n in body.shape]
+    """About ``count`` points (N, 3) LPS mm in the anatomy, one at a random place of each cube of a lattice; never in the air around."""
+    anatomy = scan.embedding.anatomy
+    step = max(1.0, (anatomy.sum() / count) ** (1 / 3))
+    axes = [np.arange(step / 2, n + step / 2, step) - 0.5 for n in anatomy.shape]
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
     index = index + rng.uniform(-step / 2, step / 2, index.shape)
     nearest = np.rint(index).astype(int)
-    inside = ((nearest >= 0) & (nearest < body.shape)).all(axis=1)
+    inside = ((nearest >= 0) & (nearest < anatomy.shape)).all(axis=1)
     index, nearest = index[inside], nearest[inside]
-    return scan.embedding.fine_grid.index_to_world(index[body[tuple(nearest.T)]])
+    return scan.embedding.fine_grid.index_to_world(index[anatomy[tuple(nearest.T)]])
 
 
-def in_body(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
-    """Whether the cell nearest to each point (N, 3) belongs to the patient."""
+def in_anatomy(scan: Searchable, points_lps: FloatArray) -> NDArray[np.bool_]:
+    """Whether the cell nearest to each point (N, 3) belongs to the (approximate) anatomy."""
     index = np.rint(scan.embedding.fine_grid.world_to_index(points_lps)).astype(int)
     inside = ((index >= 0) & (index < scan.shape)).all(axis=1)
     index = np.clip(index, 0, np.array(scan.shape) - 1)
-    return inside & np.asarray(scan.embedding.body)[tuple(index.T)]
+    return inside & np.asarray(scan.embedding.anatomy)[tuple(index.T)]
 
 
 def match_in_bulk(query: Query, target: Searchable) -> tuple[FloatArray, FloatArray]:
-    """Most similar places (Q, 3) LPS mm in the body of ``target`` and how much better (Q,) each is than the best more than 24 mm away.
+    """Most similar places (Q, 3) LPS mm in the anatomy of ``target`` and how much better (Q,) each is than the best more than 24 mm away.
 
     One matrix product of many queries with every second cell of each axis, then a refinement among the cells around.
     """

@@ -24,7 +24,7 @@ from ..matching.guide import guide_between
 from ..matching.similarity import Searchable
 from ..options import RegisterOptions
 from ..progress import Progress, check, part
-from .correspondences import in_body
+from .correspondences import in_anatomy
 from .linear import apply, inverted
 from .transform import Transform, jacobian
 
@@ -96,7 +96,7 @@ class Way:
         """Indices (N, 3) and positions (N, 3) of the nodes that lie in the body of ``start`` and in the field of view of ``goal``."""
         index = np.argwhere(np.ones(grid.shape_zyx, dtype=bool))
         nodes = grid.index_to_world(index)
-        used = in_body(self.start, apply(self.placed, nodes)) & self.goal.embedding.contains(apply(self.matrix, nodes))
+        used = in_anatomy(self.start, apply(self.placed, nodes)) & self.goal.embedding.contains(apply(self.matrix, nodes))
         return index[used], nodes[used]
 
 
@@ -167,7 +167,7 @@ def _displacement_costs(way: Way, nodes: FloatArray, before: FloatArray, level: 
         at = torch.from_numpy(cells).to(goal.device)
         inside = torch.minimum(at.clamp(min=0), limit)
         similarity = goal.scores_at(query[some], goal.coarse_scores(query[some]), inside)
-        outside = (at != inside).any(-1) | ~goal.body[goal.flat(inside)]
+        outside = (at != inside).any(-1) | ~goal.searched[goal.flat(inside)]
         parts.append(torch.where(outside, similarity.amin(1, keepdim=True), similarity))
     similarity = torch.cat(parts)
     return (similarity.amax(1, keepdim=True) - similarity) / similarity.std(dim=1).mean().clamp(min=1e-6), offsets

@@ -14,8 +14,9 @@ from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
 from ..geometry import FloatArray, Grid
-from ..preprocess import body_mask, to_canonical
+from ..preprocess import to_canonical
 from ..progress import Cancelled, check
+from ..search_space import anatomy_voxels
 from ..volume import Modality, Volume, guess_modality, to_sitk
 from .linear import Model, apply, distinct, inverted, mean_distance
 
@@ -148,7 +149,8 @@ def _prepared(volume: Volume, spacing_mm: float) -> Prepared:
     raw, grid = to_canonical(volume, modality, spacing_mm)
     everywhere = Volume(np.ones(volume.grid.shape_zyx, dtype=np.float32), volume.grid)
     shown = to_canonical(everywhere, "ct", spacing_mm)[0] > 0
-    mask = ndimage.binary_dilation(body_mask(raw, modality, spacing_mm), iterations=round(MASK_MARGIN_MM / spacing_mm)) & shown
+    anatomy = anatomy_voxels(raw, modality, spacing_mm)
+    mask = ndimage.binary_dilation(anatomy, iterations=round(MASK_MARGIN_MM / spacing_mm)) & shown
     mask = mask if mask.any() else shown
     low, high = CT_WINDOW_HU if modality == "ct" else np.percentile(raw[mask], MR_PERCENTILES)
     clipped = np.clip(raw, low, max(high, low + 1e-3))
