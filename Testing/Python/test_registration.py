@@ -78,6 +78,46 @@ def test_a_tilted_patient_is_turned_upright_and_matched_again() -> None:
     np.testing.assert_array_equal(embed.calls[0].array, moving.volume.array)  # only the header turns: no voxel is interpolated
 
 
+# --- more turns than one: cells of 8 mm are enough for these ---
+
+COARSE_GRID = lps_grid((-76, -56, -96), (152, 112, 192), 4.0)
+COARSE = Scan(
+    Volume(np.zeros(COARSE_GRID.shape_zyx, np.int16), COARSE_GRID, "ct", "fixed"),
+    coded_scan(COARSE_GRID, lambda p: p, "fixed"),
+)
+TILTED, CLAIMED = motion((10, 0, 50), (40, -30, 60)), motion((60, 0, 0), (30, -20, 40))
+
+
+def twice_turned() -> tuple[Scan, Callable]:
+    """A moving scan that lies at TILTED; its first embedding says CLAIMED, those of turned scans are
+    true."""
+    grid = lps_grid((-56, -128, -40), (192, 192, 200), 4.0)
+    volume = Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving")
+
+    def seen(applied: np.ndarray, truth: np.ndarray) -> Searchable:
+        now = applied @ truth
+        corners = carried(applied, grid.corners())
+        shown = lps_grid(tuple(corners.min(0)), tuple(np.ptp(corners, axis=0)), 4.0)
+        return coded_scan(shown, lambda p: carried(np.linalg.inv(now), p), "moving")
+
+    def embed(turned: Volume) -> Searchable:
+        return seen(turned.grid.affine @ np.linalg.inv(grid.affine), TILTED)
+
+    return Scan(volume, seen(np.eye(4), CLAIMED)), embed
+
+
+def test_a_second_turn_is_made_on_top_of_the_first() -> None:
+    moving, embed = twice_turned()
+    result = register(COARSE, moving, embed, RegisterOptions(stage="rigid", keypoints=200))
+    assert tre(result.transform, TILTED) < 3
+    truth = carried(TILTED, result.fixed_lps)
+    assert np.median(np.linalg.norm(result.moving_lps - truth, axis=1)) < 3  # in the scan as it lies
+    assert result.inlier.mean() > 0.9
+    assert result.residual_mm == pytest.approx(
+        np.linalg.norm(result.transform(result.fixed_lps) - result.moving_lps, axis=1)
+    )
+
+
 def test_a_scan_of_a_small_part_is_placed() -> None:
     truth = motion((1, 1, -1), (5, -4, 3))
     moving, embed = upright_only(truth, (-70, -50, -30), (140, 100, 60))

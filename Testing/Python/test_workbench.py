@@ -487,6 +487,33 @@ def test_live_cursor_follows_the_last_position_only(t: Table) -> None:
     assert not any(t.scene.IsNodePresent(n) for n in crosses)
 
 
+class Crosshair:
+    """The scene's cross-hair as far as the cursor asks it: the view under the mouse, and where, RAS."""
+
+    def __init__(self, view: Any, ras: tuple[float, float, float]) -> None:
+        self.view, self.ras = view, ras
+
+    def GetCursorPositionXYZ(self, xyz: list[float]) -> Any:  # noqa: N802
+        return self.view
+
+    def GetCrosshairRAS(self) -> tuple[float, float, float]:  # noqa: N802
+        return self.ras
+
+
+def test_live_cursor_reads_the_cross_hair_as_ras(t: Table) -> None:
+    over_a, over_b = add_view(t.scene, "V1", t.a), add_view(t.scene, "V2", t.b)
+    t.prepare()
+    cursor, ras = LiveCursor(t.bench), (-20.0, -30.0, 40.0)
+    assert not cursor.offer_crosshair(Crosshair(None, ras))
+    assert not cursor.offer_crosshair(Crosshair(over_b, ras)), "over a target"
+    assert cursor.offer_crosshair(Crosshair(over_a, ras))
+    cursor.follow()
+    middle = [over_b.GetSliceToRAS().GetElement(i, 3) for i in range(3)]
+    assert np.allclose(middle, np.array(ras) + SHIFT * [-1, -1, 1])
+    cross = cursor._crosses[t.b.GetID()]
+    assert np.allclose(cross.GetNthControlPointPosition(0), middle)
+
+
 def test_overlay_is_shown_over_its_target_and_taken_away(t: Table) -> None:
     add_view(t.scene, "V2", t.b)
     t.prepare()
