@@ -561,6 +561,17 @@ class Crosshair:
         return self.ras
 
 
+def test_live_cursor_says_by_its_colour_what_is_uncertain_and_waits_for_no_volume(t: Table) -> None:
+    t.engine.unsure = lambda p: p[0] > 30
+    t.prepare(t.a, t.b)
+    cursor = LiveCursor(t.bench)
+    for x, sure in ((20.0, True), (40.0, False), (25.0, True)):
+        cursor.offer([x, 30.0, 40.0])
+        cursor.follow()
+        assert bool(cursor._crosses[t.b.GetID()].GetNthControlPointSelected(0)) is sure
+    assert list(cursor._crosses) == [t.b.GetID()], "C is not prepared"
+
+
 def test_live_cursor_reads_the_cross_hair_as_ras(t: Table) -> None:
     over_a, over_b = add_view(t.scene, "V1", t.a), add_view(t.scene, "V2", t.b)
     t.prepare()

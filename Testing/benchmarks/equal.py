@@ -46,7 +46,7 @@ def exact(value: Any) -> Value:
 
     if value is None or isinstance(value, str):
         return value
-    array = np.ascontiguousarray(value)
+    array = np.asarray(value)
     if array.ndim == 0:
         return float(array).hex()
     if array.size <= 16 and array.dtype == np.float64:
