@@ -33,6 +33,7 @@ CHESTS = ("ct/lidc_0001_chest", "ct/cptac_c3n00247_chest")
 HEADS = ("mr/tpl_mni2009c", "mr/tpl_colin27_ch2")
 CT_AND_MR = ("ct/sts035_ct", "mr/sts035_mrT1")
 LANDMARK_PAIRS = {"pairs_ct_chest.json": CHESTS, "pairs_mr_brain.json": HEADS}
+KEYPOINTS = 1000
 FOUND = ("point_lps", "similarity", "coarse", "margin", "cycle_mm", "spread_mm", "beyond_mm")
 JUDGED = ("confidence", "status", "note")
 EMBEDDED = ("fine", "coarse", "body")
@@ -102,7 +103,7 @@ class Scans:
         """The map of two scans, what it rests on and its figures."""
         from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 
-        options = RegisterOptions(stage=stage, refine=refine)
+        options = RegisterOptions(stage=stage, refine=refine, keypoints=KEYPOINTS)
         result = self.session.register(self.volumes[fixed], self.volumes[moving], options)
         name = f"register {moving} to {fixed} {stage}"
         values = values_of(name, result, REGISTERED + FIGURES)
