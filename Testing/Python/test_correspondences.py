@@ -26,6 +26,20 @@ def test_keypoints_lie_in_the_body_and_cover_it() -> None:
     assert nearest.max() < 25
 
 
+def test_a_body_that_fills_the_scan_gets_one_keypoint_in_each_cell() -> None:
+    """As many keypoints as cells: cubes and cells coincide, so half a cell of error would empty those at an end."""
+    whole = coded_scan(lps_grid((-18, -12, -14), (36, 24, 28)), lambda p: p)
+    body = np.asarray(whole.embedding.body)
+    assert body.all()
+    index = whole.embedding.fine_grid.world_to_index(
+        spread_points(whole, body.size, np.random.default_rng(0))
+    )
+    counts = np.zeros(body.shape, dtype=int)
+    np.add.at(counts, tuple(np.rint(index).astype(int).T), 1)
+    assert (counts == 1).all()
+    np.testing.assert_allclose(index.mean(axis=0), (np.array(body.shape) - 1) / 2, atol=0.05)
+
+
 def test_pairs_are_the_same_anatomy_both_ways() -> None:
     pairs = find_correspondences(FIXED, MOVING, 400, 0)
     error = np.linalg.norm(pairs.moving_lps - carried(MOVE, pairs.fixed_lps), axis=1)

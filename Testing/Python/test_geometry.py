@@ -82,6 +82,23 @@ def test_corners_are_the_eight_outer_corners(affine: np.ndarray, shape: tuple[in
     assert gaps.min(axis=0).max() < 1e-6 and gaps.min(axis=1).max() < 1e-6
 
 
+def test_a_point_beyond_the_field_of_view_is_as_far_as_its_own_axis_says() -> None:
+    """Unequal spacings and sizes: two voxels beyond a face are twice the spacing of the axis that the face ends."""
+    spacing_zyx, shape = np.array([3.1, 1.3, 0.8]), (4, 5, 6)
+    grid = Grid(shape, make_affine((25, -40, 70), tuple(spacing_zyx[::-1])))
+    middle = (np.array(shape) - 1) / 2
+    ends = -0.5 * np.ones(3), np.array(shape) - 0.5
+    for axis, (end, way) in itertools.product(range(3), zip(ends, (-1, 1), strict=True)):
+        at = middle.copy()
+        at[axis] = end[axis] + 2 * way
+        inside = middle.copy()
+        inside[axis] = end[axis] - 0.01 * way
+        found = grid.outside_mm(to_world(grid.affine, [at, inside]))
+        np.testing.assert_allclose(found, [2 * spacing_zyx[axis], 0.0], rtol=0, atol=1e-9)
+    corner = grid.outside_mm(to_world(grid.affine, [ends[1] + [1, 2, 3]]))
+    np.testing.assert_allclose(corner, [np.linalg.norm(spacing_zyx * [1, 2, 3])])
+
+
 # --- derived grids --------------------------------------------------------------------------------------------------------------------
 
 

@@ -203,6 +203,52 @@ def test_stepping_goes_round() -> None:
     assert [panel.step(1), panel.step(1), panel.step(1), panel.step(-1)] == [1, 2, 1, 2]
 
 
+def test_stepping_goes_forwards_or_backwards_and_begins_at_either_end() -> None:
+    panel = prepared("a", "b")
+    panel.commit(LandmarkTable().placed(1, "x", HERE).placed(2, "y", HERE).placed(3, "z", HERE))
+    panel.select(None)
+    assert [panel.step(1), panel.step(1), panel.step(-1)] == [1, 2, 1]
+    panel.select(None)
+    assert [panel.step(-1), panel.step(-1)] == [3, 2]
+    panel.select(2, "b")
+    panel.step(1)
+    assert panel.selected_volume == "b", "the same column"
+
+
+def test_only_matches_in_targets_can_be_selected() -> None:
+    panel = prepared("a", "b", "c")
+    with_cell(panel, "found")
+    panel.select(1, "a")
+    assert panel.selected_volume is None and panel.selected_cell is None, "the template"
+    panel.check_target("c", False)
+    panel.select(1, "c")
+    assert panel.selected_volume is None, "not ticked"
+    panel.select(1, "b")
+    panel.set_template("c")
+    assert panel.selected_volume == "b"
+    panel.set_template("b")
+    assert panel.selected_volume is None and panel.selected_cell is None
+
+
+def test_one_usable_target_and_a_moved_template_are_enough_to_search() -> None:
+    panel = presenter("a", "b", "c")
+    for volume in ("a", "c"):
+        panel.readiness.ready(volume)
+    assert panel.can_search.enabled
+    panel.readiness.stale("a", "was moved", usable=True)
+    assert panel.can_search.enabled
+    panel.readiness.stale("a", "was changed", usable=False)
+    assert panel.can_search.reason == "Prepare the template A first."
+
+
+def test_a_volume_that_was_unticked_and_closed_comes_back_ticked() -> None:
+    panel = presenter("a", "b", "c")
+    panel.check_target("b", False)
+    panel.set_volumes({"a": "A", "c": "C"})
+    panel.set_volumes({"a": "A", "b": "B", "c": "C"})
+    assert panel.targets == ("b", "c")
+
+
 def test_the_selection_survives_or_moves_to_what_is_left() -> None:
     panel = prepared("a", "b")
     panel.commit(LandmarkTable().placed(1, "x", HERE).placed(2, "y", HERE))
@@ -214,6 +260,8 @@ def test_the_selection_survives_or_moves_to_what_is_left() -> None:
     assert panel.table.keys == (1, 2)
     panel.redo()
     assert panel.table.keys == (1,)
+    panel.commit(LandmarkTable().placed(7, "x", HERE).placed(8, "y", HERE))
+    assert panel.selected == 8, "the last one"
     panel.restart(LandmarkTable())
     assert panel.selected is None and not panel.history.can_undo
 

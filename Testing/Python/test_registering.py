@@ -156,6 +156,24 @@ def test_the_resampled_moving_volume_agrees_with_the_core(t: Theatre) -> None:
         t.registering.undo()
 
 
+@pytest.mark.parametrize("step", [1, 2])
+def test_resampling_goes_through_both_transforms_and_thins_out_a_large_grid(
+    t: Theatre, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    t.put_under(t.fixed, (10, -8, 12), (5, -4, 8))
+    t.put_under(t.moving, (-20, 9, 30), (3, 20, -5))
+    fixed, moving = mrml.volume_from_node(t.fixed), mrml.volume_from_node(t.moving)
+    monkeypatch.setattr(transform_node, "MOST_VOXELS", fixed.array.size // (step**3 - step + 1))
+    found, shown, index_to_ras = transform_node.resampled(t.moving, t.fixed)
+    assert np.array_equal(shown, fixed.array[::step, ::step, ::step])
+    grid = Grid(found.shape, fixed.grid.affine @ np.diag([step, step, step, 1.0]))
+    assert np.allclose(mrml.pose(t.fixed) @ mrml.FLIP @ index_to_ras, grid.affine)
+    index = moving.grid.world_to_index(grid.index_to_world(np.argwhere(np.ones(found.shape))))
+    inside = ((index >= 0) & (index <= np.array(moving.array.shape) - 1)).all(axis=1)
+    expected = Transform(np.eye(4)).resample(moving, grid).array.ravel()[inside]
+    assert len(expected) > 1000 and np.abs(found.ravel()[inside] - expected).max() < 0.02
+
+
 def test_undo_puts_the_moving_volume_back_even_after_registering_twice(t: Theatre) -> None:
     before = t.put_under(t.moving, (-30, 10, 70), (50, 20, -10))
     t.register(TRUTH)
@@ -260,3 +278,11 @@ def test_preview(t: Theatre) -> None:
     t.registering.preview("none", t.fixed, t.moving, 0.5)
     assert composite.GetForegroundVolumeID() is None and not t.scene.IsNodePresent(node)
     assert views.views_of(t.scene, t.fixed) == [view]
+
+
+def test_a_mixed_preview_lies_on_a_fixed_volume_that_was_moved(t: Theatre) -> None:
+    t.put_under(t.fixed, (15, 25, -40), (5, -6, 30))
+    t.registering.preview("checkerboard", t.fixed, t.moving, 0.5)
+    shown = mrml.volume_from_node(t.registering._preview)
+    assert np.allclose(shown.grid.affine, mrml.volume_from_node(t.fixed).grid.affine)
+    t.registering.preview("none", t.fixed, t.moving, 0.5)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 from positions import ball, carried, coded_scan, lps_grid, motion, textured
 from samples import probe_model, tissue_volume
 
+from UniversalAnatomicalEmbeddingLib import registration
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.points import Point, PointList
 from UniversalAnatomicalEmbeddingLib.progress import Cancelled
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, pair_landmarks, register, register_landmarks
+from UniversalAnatomicalEmbeddingLib.registration.linear import LinearFit
+from UniversalAnatomicalEmbeddingLib.registration.refine import Refined
 from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.volume import Volume
 
@@ -76,6 +81,112 @@ def test_a_tilted_patient_is_turned_upright_and_matched_again() -> None:
     assert 1 <= len(embed.calls) <= 4
     assert tre(result.transform, truth) < 3
     np.testing.assert_array_equal(embed.calls[0].array, moving.volume.array)  # only the header turns: no voxel is interpolated
+
+
+# --- more turns than one: cells of 8 mm are enough for these ---
+
+COARSE_GRID = lps_grid((-76, -56, -96), (152, 112, 192), 4.0)
+COARSE = Scan(
+    Volume(np.zeros(COARSE_GRID.shape_zyx, np.int16), COARSE_GRID, "ct", "fixed"),
+    coded_scan(COARSE_GRID, lambda p: p, "fixed"),
+)
+TILTED, CLAIMED = motion((10, 0, 50), (40, -30, 60)), motion((60, 0, 0), (30, -20, 40))
+
+
+def twice_turned() -> tuple[Scan, Callable]:
+    """A moving scan that lies at TILTED; its first embedding says CLAIMED, those of turned scans are
+    true. ``embed.turned`` holds how each of these was turned, (4, 4)."""
+    grid = lps_grid((-56, -128, -40), (192, 192, 200), 4.0)
+    volume = Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving")
+
+    def seen(applied: np.ndarray, truth: np.ndarray) -> Searchable:
+        back = np.linalg.inv(applied @ truth)
+        corners = carried(applied, grid.corners())
+        shown = lps_grid(tuple(corners.min(0)), tuple(np.ptp(corners, axis=0)), 4.0)
+        return coded_scan(shown, lambda p: p @ back[:3, :3].T + back[:3, 3], "moving")
+
+    def embed(turned: Volume) -> Searchable:
+        embed.turned.append(turned.grid.affine @ np.linalg.inv(grid.affine))  # type: ignore[attr-defined]
+        return seen(embed.turned[-1], TILTED)  # type: ignore[attr-defined]
+
+    embed.turned = []  # type: ignore[attr-defined]
+    return Scan(volume, seen(np.eye(4), CLAIMED)), embed
+
+
+def test_a_second_turn_is_made_on_top_of_the_first() -> None:
+    moving, embed = twice_turned()
+    result = register(COARSE, moving, embed, RegisterOptions(stage="rigid", keypoints=200))
+    assert tre(result.transform, TILTED) < 3
+    assert 0 < result.expected_tre_mm < 5
+    truth = carried(TILTED, result.fixed_lps)
+    assert np.median(np.linalg.norm(result.moving_lps - truth, axis=1)) < 3  # in the scan as it lies
+    assert result.inlier.mean() > 0.9
+    assert result.residual_mm == pytest.approx(
+        np.linalg.norm(result.transform(result.fixed_lps) - result.moving_lps, axis=1)
+    )
+
+
+class Recorder:
+    """Stands in for the refinement and the dense field: changes nothing, remembers what it was asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.starts: list[np.ndarray] = []
+        monkeypatch.setattr(registration, "refine_linear", self.refine_linear)
+        monkeypatch.setattr(registration, "dense_field", self.dense_field)
+
+    def refine_linear(self, model: str, starts: list, fixed: Volume, moving: Volume, body: np.ndarray, *rest: Any) -> Refined:
+        self.starts, self.body, self.believed = starts, body, rest[-1]
+        return Refined(starts[0], 1.5)
+
+    def dense_field(self, fixed: Searchable, moving: Searchable, matrix: np.ndarray, *rest: Any) -> tuple:
+        self.upright, self.relative = moving, matrix
+        grid = lps_grid((-100, -100, -100), (200, 200, 200), 50.0)
+        return np.zeros((*grid.shape_zyx, 3)), grid
+
+
+def test_later_stages_begin_where_the_turns_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refinement works from the fixed scan to the moving one as it lies, the dense field to it as
+    it was turned and embedded."""
+    recorder, (moving, embed) = Recorder(monkeypatch), twice_turned()
+    options = RegisterOptions(stage="deformable", refine=True, keypoints=200)
+    result = register(COARSE, moving, embed, options)
+    assert len(embed.turned) == 2
+    assert tre(lambda points: carried(recorder.starts[0], points), TILTED) < 3
+    np.testing.assert_array_equal(result.transform.matrix, recorder.starts[0])
+    assert tre(lambda points: carried(recorder.relative, points), embed.turned[-1] @ TILTED) < 3
+    assert result.refined_mm == 1.5
+    assert recorder.believed(TILTED) and not recorder.believed(np.eye(4))
+
+
+def test_only_the_part_of_the_body_that_both_show_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, recorder = motion((0, 0, 0), (200, -30, 40)), Recorder(monkeypatch)
+    grid = lps_grid((120, -90, 40), (160, 120, 100), 4.0)  # z of 0 mm and more in the fixed scan
+    upper = coded_scan(grid, lambda p: carried(np.linalg.inv(truth), p), "moving")
+    moving = Scan(Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving"), upper)
+    register(COARSE, moving, lambda volume: upper, RegisterOptions(stage="rigid", refine=True, keypoints=200))
+    assert upper.embedding.contains(carried(truth, recorder.body) + [0, 0, 3]).all()
+    assert len(recorder.body) > 300
+    assert recorder.body[:, 2].min() > -6
+
+
+def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map that is right but that no pair agrees with: nearly all keypoints lie in the other body."""
+    truth = motion((0, 0, 0), (200, -30, 40))
+    grid = lps_grid((120, -90, -60), (160, 120, 200), 4.0)
+    moved = coded_scan(grid, lambda p: carried(np.linalg.inv(truth), p), "moving")
+    moving = Scan(Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving"), moved)
+    pairs: list[Any] = []
+
+    def disagreeing(model: str, found: Any, seed: int) -> list[LinearFit]:
+        pairs.append(found)
+        return [LinearFit(truth, np.ones(len(found)), np.full(len(found), 99.0))]
+
+    monkeypatch.setattr(registration, "find_linear", disagreeing)
+    with pytest.raises(NoCommonAnatomy, match="0 agree with it") as told:
+        register(COARSE, moving, lambda volume: moved, RegisterOptions(stage="rigid", keypoints=200))
+    placed = int(re.search(r"of (\d+) keypoints", str(told.value))[1])  # type: ignore[index]
+    tried = len(pairs[0].fixed_keypoints) + len(pairs[0].moving_keypoints)
+    assert 0.8 * tried < placed <= tried
 
 
 def test_a_scan_of_a_small_part_is_placed() -> None:

@@ -53,6 +53,26 @@ def test_a_row_knows_its_role_its_progress_and_what_is_absent(panel: Presenter) 
     assert state.rows(panel, VIEWS)[1]["role"] == "off"
 
 
+def test_a_scan_that_becomes_the_template_has_nothing_absent(panel: Presenter) -> None:
+    assert state.rows(panel, VIEWS)[2]["absent"] == ["carina"]
+    panel.set_template("z")
+    third = state.rows(panel, VIEWS)[2]
+    assert (third["role"], third["absent"], third["match"]) == ("template", [], None)
+
+
+def test_a_rejected_match_is_a_word_not_a_number(panel: Presenter) -> None:
+    panel.commit(panel.table.rejected(1, "y"))
+    (row,) = state.page(panel)["table"]["landmarks"]
+    assert (row["cells"][0]["status"], row["cells"][0]["text"]) == ("rejected", "no")
+
+
+def test_a_row_says_why_its_scan_is_not_ready_or_what_is_being_done(panel: Presenter) -> None:
+    assert state.rows(panel, VIEWS)[2]["reason"] == "network"
+    panel.readiness.failed("z", "too small")
+    panel.readiness.stale("y", "was changed", usable=False)
+    assert [row["reason"] for row in state.rows(panel, VIEWS)] == ["", "was changed", "too small"]
+
+
 def test_gates_say_what_is_missing(panel: Presenter) -> None:
     gates = state.page(panel)["gates"]
     assert gates["accept"] == {"enabled": True, "reason": ""} and gates["undo"]["enabled"] and not gates["redo"]["enabled"]

@@ -161,6 +161,8 @@ def test_absent_and_uncertain(t: Table) -> None:
     there, unsure, gone = (t.bench.add(str(x), [x, 30.0, 40.0]) for x in (20.0, 40.0, 60.0))
     assert [t.cell(k, t.b).status for k in (there, unsure, gone)] == ["found", "uncertain", "absent"]
     assert t.cell(there, t.b).confidence is None and t.cell(unsure, t.b).confidence == 0.3
+    assert t.bench.world(unsure, t.b.GetID()) == tuple([40.0, 30.0, 40.0] + SHIFT)
+    assert t.bench.world(gone, t.b.GetID()) is None, "an uncertain match is somewhere, an absent one nowhere"
     node = t.bench.lists.matches[t.b.GetID()]
     assert node.GetNthControlPointPositionStatus(2) == node.PositionMissing
     assert not node.GetNthControlPointSelected(1) and node.GetNthControlPointSelected(0)
@@ -293,6 +295,47 @@ def test_moving_the_template_moves_its_own_list_but_not_one_of_the_user(t: Table
     assert users.GetTransformNodeID() is None and t.bench.world(t.presenter.table.keys[0]) == (1.0, 2.0, 3.0)
 
 
+def test_moving_a_landmark_under_a_rotating_transform(t: Table) -> None:
+    t.a.SetAndObserveTransformNodeID(turn(t.scene).GetID())
+    t.prepare()
+    key = t.bench.add("middle", mrml.to_world(t.a, [[50.0, 50.0, 50.0]])[0])
+    there = mrml.to_world(t.a, [[30.0, 60.0, 45.0]])[0]
+    t.bench.move(key, there)
+    assert np.allclose(t.presenter.table.row(key).position_lps, [30, 60, 45]), "in the list's own frame"
+    assert np.allclose(t.bench.world(key), there)
+    assert np.allclose(t.bench.world(key, t.b.GetID()), there + SHIFT)
+
+
+def test_the_last_of_several_new_landmarks_is_selected(t: Table) -> None:
+    t.prepare()
+    first = t.bench.add("one", POINT)
+    node = t.bench.lists.template
+    node.SetDisableModifiedEvent(1)
+    with t.bench.lists._quietly():
+        for x in (22.0, 24.0):
+            node.AddControlPoint([-x, -30.0, 40.0], "more")
+    node.SetDisableModifiedEvent(0)
+    node.InvokeEvent(node.PointPositionDefinedEvent)
+    assert len(t.presenter.table) == 3 and t.presenter.table.keys[0] == first
+    assert t.presenter.selected == t.presenter.table.keys[2]
+
+
+def test_changed_geometry_makes_a_volume_unusable_until_it_is_prepared_again(t: Table) -> None:
+    t.prepare()
+    t.b.SetSpacing(2.0, 2.0, 3.0)
+    status = t.presenter.readiness.status(t.b.GetID())
+    assert status.state == "stale" and not status.usable and "changed" in status.reason
+    with pytest.raises(InputError, match="B is not prepared"):
+        t.bench.scans.find([POINT], t.b.GetID())
+
+
+def test_a_volume_that_is_prepared_again_is_not_ready_before_it_is(t: Table) -> None:
+    t.prepare()
+    t.presenter.readiness.preparing([t.b.GetID()])
+    t.b.SetName("B again")
+    assert t.presenter.readiness.status(t.b.GetID()).state == "preparing"
+
+
 def test_changed_voxels_make_a_volume_unusable_until_it_is_prepared_again(t: Table) -> None:
     t.prepare()
     slicer.util.arrayFromVolume(t.b)[:] = 7
@@ -319,10 +362,12 @@ def test_a_volume_that_changes_while_it_is_embedded_is_stale_at_once(t: Table) -
 
 
 def test_deleting_volumes_and_lists_mid_work_is_harmless(t: Table) -> None:
+    add_view(t.scene, "V2", t.b)
     t.prepare()
     key = t.bench.add("carina", POINT)
     t.bench.correct(key, t.b.GetID(), [1.0, 2.0, 3.0])
     orphan = t.bench.lists.matches[t.b.GetID()]
+    assert orphan.GetDisplayNode().GetVisibility()
     t.scene.RemoveNode(t.b)
     assert t.presenter.targets == (t.c.GetID(),) and t.scene.IsNodePresent(orphan) and not orphan.GetDisplayNode().GetVisibility()
     t.scene.RemoveNode(t.bench.lists.matches[t.c.GetID()])
@@ -399,6 +444,22 @@ def test_lists_of_the_scene_and_templates_that_change(t: Table) -> None:
     with pytest.raises(InputError, match="holds matches"):
         t.bench.lists.use(t.bench.lists.matches[t.b.GetID()])
     assert t.cell(t.presenter.table.keys[0], t.b).status == "found"
+
+
+def test_matches_that_were_put_in_another_order_elsewhere_are_known_by_their_names(t: Table) -> None:
+    t.prepare()
+    for name, point in (("one", POINT), ("two", POINT + 5)):
+        t.bench.add(name, point)
+    template, matches = t.bench.lists.template, t.bench.lists.matches[t.b.GetID()]
+    t.bench.lists.use(None)
+    for row, (name, ras) in enumerate((("two", (-2.0, -2.0, 2.0)), ("one", (-1.0, -1.0, 1.0)))):
+        matches.SetNthControlPointLabel(row, name)
+        matches.SetNthControlPointPosition(row, *ras)
+    t.bench.lists.use(template)
+    first, second = t.presenter.table.keys
+    assert t.bench.world(first, t.b.GetID()) == (1.0, 1.0, 1.0)
+    assert t.bench.world(second, t.b.GetID()) == (2.0, 2.0, 2.0)
+    assert np.allclose(t.bench.world(first, t.c.GetID()), POINT + SHIFT)
 
 
 def test_export_and_import_in_the_frame_of_the_files(t: Table, tmp_path: Path) -> None:
@@ -487,6 +548,44 @@ def test_live_cursor_follows_the_last_position_only(t: Table) -> None:
     assert not any(t.scene.IsNodePresent(n) for n in crosses)
 
 
+class Crosshair:
+    """The scene's cross-hair as far as the cursor asks it: the view under the mouse, and where, RAS."""
+
+    def __init__(self, view: Any, ras: tuple[float, float, float]) -> None:
+        self.view, self.ras = view, ras
+
+    def GetCursorPositionXYZ(self, xyz: list[float]) -> Any:  # noqa: N802
+        return self.view
+
+    def GetCrosshairRAS(self) -> tuple[float, float, float]:  # noqa: N802
+        return self.ras
+
+
+def test_live_cursor_says_by_its_colour_what_is_uncertain_and_waits_for_no_volume(t: Table) -> None:
+    t.engine.unsure = lambda p: p[0] > 30
+    t.prepare(t.a, t.b)
+    cursor = LiveCursor(t.bench)
+    for x, sure in ((20.0, True), (40.0, False), (25.0, True)):
+        cursor.offer([x, 30.0, 40.0])
+        cursor.follow()
+        assert bool(cursor._crosses[t.b.GetID()].GetNthControlPointSelected(0)) is sure
+    assert list(cursor._crosses) == [t.b.GetID()], "C is not prepared"
+
+
+def test_live_cursor_reads_the_cross_hair_as_ras(t: Table) -> None:
+    over_a, over_b = add_view(t.scene, "V1", t.a), add_view(t.scene, "V2", t.b)
+    t.prepare()
+    cursor, ras = LiveCursor(t.bench), (-20.0, -30.0, 40.0)
+    assert not cursor.offer_crosshair(Crosshair(None, ras))
+    assert not cursor.offer_crosshair(Crosshair(over_b, ras)), "over a target"
+    assert cursor.offer_crosshair(Crosshair(over_a, ras))
+    cursor.follow()
+    middle = [over_b.GetSliceToRAS().GetElement(i, 3) for i in range(3)]
+    assert np.allclose(middle, np.array(ras) + SHIFT * [-1, -1, 1])
+    cross = cursor._crosses[t.b.GetID()]
+    assert np.allclose(cross.GetNthControlPointPosition(0), middle)
+
+
 def test_overlay_is_shown_over_its_target_and_taken_away(t: Table) -> None:
     add_view(t.scene, "V2", t.b)
     t.prepare()
@@ -503,6 +602,21 @@ def test_overlay_is_shown_over_its_target_and_taken_away(t: Table) -> None:
     assert t.presenter.volumes.keys() == {v.GetID() for v in (t.a, t.b, t.c)}, "it is no scan"
     overlay.hide()
     assert composite.GetForegroundVolumeID() is None and not t.scene.IsNodePresent(node)
+
+
+def test_overlay_lies_right_over_volumes_under_different_transforms(t: Table) -> None:
+    t.a.SetAndObserveTransformNodeID(turn(t.scene).GetID())
+    t.b.SetAndObserveTransformNodeID(turn(t.scene, 15).GetID())
+    t.prepare()
+    key = t.bench.add("middle", mrml.to_world(t.b, [[50.0, 50.0, 50.0]])[0] - SHIFT)
+    t.a.SetAndObserveTransformNodeID(None)  # moved since: its points go along, the answer stays
+    t.b.SetAndObserveTransformNodeID(turn(t.scene, -70).GetID())
+    overlay = Overlay(t.bench)
+    node = overlay.show(key, t.b.GetID())
+    volume = mrml.volume_from_node(node)
+    brightest = volume.grid.index_to_world(np.argwhere(volume.array == volume.array.max()))[0]
+    assert np.linalg.norm(brightest - t.bench.world(key, t.b.GetID())) < 4
+    overlay.hide()
 
 
 def test_nothing_is_observed_after_closing(t: Table) -> None:
