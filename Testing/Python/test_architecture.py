@@ -26,6 +26,9 @@ LAYERS = (
     {
         "download",
         "folders",
+        "hounsfield",
+        "padding",
+        "patient",
         "options",
         "nifti_header",
         "dicom_series",
@@ -38,7 +41,7 @@ LAYERS = (
         "dependencies",
     },
     {"volume", "phantom_anatomy", "table", "readiness", "choices"},
-    {"preprocess", "phantom", "messages"},
+    {"preprocess", "phantom", "messages", "modality"},
     {"catalogue", "checkpoints"},
     {"releases"},
     {"embedding"},
@@ -51,7 +54,7 @@ LAYERS = (
     {"scans", "lists"},
     {"workbench"},
     {"live", "preparation", "registering"},
-    {"cli_models", "cli_register", "cli_serve"},
+    {"cli_models", "cli_register", "cli_scans", "cli_serve"},
     {"cli"},
 )
 FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}
@@ -70,6 +73,8 @@ TESTED_BY = {
     "transform_node": "test_registering",
     "views": "test_workbench",
     "cli_models": "test_releases",
+    "cli_scans": "test_cli",
+    "hounsfield": "test_modality",
     "errors": "test_catalogue",
     "progress": "test_embedding",
     "options": "test_session",

@@ -87,7 +87,7 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     """Embed ``volume`` (its modality must be known). Raises :class:`Cancelled` when ``cancel`` is set meanwhile."""
     card, network, modality = model.card, model.network, volume.modality
     if modality is None:
-        raise ValueError(f"The modality of {volume.name} is not known; give it, or guess it with guess_modality.")
+        raise ValueError(f"The modality of {volume.name} is not known; give it, or let modality.identify find it.")
     progress(0.0, "resampling")
     raw, grid = to_canonical(volume, modality, card.spacing_mm, card.pipeline)
     if card.pipeline == "standard":

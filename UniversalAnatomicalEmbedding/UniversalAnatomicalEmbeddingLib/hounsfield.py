@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+AIR_HU = -1024.0
 LOWEST_HU = -1200.0  # noise around air goes to about -1100, constants below are padding (-2000, -3024)
 OFFSET = 1024.0  # of a CT stored without its rescaling: air at 0, water at 1024
 BINS = 256

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from .dicom_series import named, refusal
 from .errors import InputError
-from .hounsfield import LOWEST_HU, Scale, is_hounsfield, is_offset, scale_of
+from .hounsfield import AIR_HU, LOWEST_HU, Scale, is_hounsfield, is_offset, scale_of
 from .padding import filled, outside_values, thinned
 from .volume import DICOM_MODALITIES, Modality, Volume
 
 How = Literal["given", "from the DICOM header", "guessed"]
 
-AIR_HU = -1024
 AIR_RANGE_HU = (-1100.0, -900.0)
 GAP = 0.15  # of the range of a scan's intensities: a constant so far below all others is padding
 SMALL_GAP = 0.02  # where all others are positive and the constant negative
@@ -68,6 +67,11 @@ def identify(volume: Volume) -> Identified:
 def modality_of(volume: Volume) -> Modality:
     """The modality of a scan, as known or as :func:`identify` finds it."""
     return volume.modality or cast("Modality", identify(volume).volume.modality)
+
+
+def stated(volume: Volume) -> str:
+    """What the DICOM header says of a scan that :func:`identify` refuses."""
+    return f"{named(volume.header)}, from the DICOM header; the models know CT and MR"
 
 
 def guess_modality(values: NDArray) -> Literal["ct", "mr"]:

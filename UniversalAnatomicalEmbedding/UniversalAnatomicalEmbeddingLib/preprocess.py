@@ -12,12 +12,12 @@ from scipy import ndimage
 
 from .errors import InputError
 from .geometry import Grid
+from .hounsfield import AIR_HU
 from .patient import believable, patient_limit
 from .volume import Modality, Volume
 
 PREPROCESS_VERSION = 2  # raised with every change of what a scan becomes: what was stored under another one is made anew
 INPUT_VERSION = 1  # the version that last changed what a network sees (version 2: the body mask alone); models since then can be used
-AIR_HU = -1024.0
 LONGEST_MM = 4000.0  # no patient is; such a scan states its spacing in another unit
 PART_OF_LARGEST = 1 / 3
 
