@@ -104,9 +104,9 @@ def fill_ct(array: NDArray, constants: list[float]) -> tuple[NDArray, str]:
 
     A lowest value far below air (-2000, -3024) is padding wherever it is.
     """
-    odd = {v: filled(array, v) for v in constants if not AIR_RANGE_HU[0] <= v <= AIR_RANGE_HU[1]}
-    if (lowest := float(array.min())) < LOWEST_HU:
-        odd[lowest] = array == lowest
+    far_below = {v for v in (*constants, float(array.min())) if v < LOWEST_HU}
+    strange = (v for v in constants if v > AIR_RANGE_HU[1] or LOWEST_HU <= v < AIR_RANGE_HU[0])
+    odd = {v: filled(array, v) for v in strange} | {v: array == v for v in far_below}
     return _replaced(array, odd, AIR_HU)
 
 

@@ -16,7 +16,7 @@ LEAST_SHARE = 0.01  # of all voxels
 MOST_SHARE = 0.95  # an image with next to nothing else is a phantom, not a padded scan
 SPAN = 0.8  # of both sides of a slice: a ring around the patient reaches that far, saturated metal or fat does not
 SAMPLE = 1_000_000
-FEWEST_PIXELS = 16  # of a region that is filled in a slice: single voxels of the value may be tissue
+LEAST_REGION = 0.0005  # of all voxels: a few of the value at the border may be tissue
 
 
 def thinned(array: NDArray, voxels: int = SAMPLE) -> NDArray:
@@ -31,7 +31,7 @@ def outside_values(array: NDArray) -> tuple[float, ...]:
     The ordinary air of a scan can be among them, where it is clipped or masked to one value.
     """
     small = thinned(array)
-    edges = np.concatenate([np.moveaxis(array, axis, 0)[:, a, b].ravel() for axis in range(3) for a, b in product((0, -1), repeat=2)])
+    edges = _edges(array)
     values, counts = np.unique(edges, return_counts=True)
     found = {float(v) for v in values[counts >= EDGE_SHARE * edges.size]}
     if _surrounds(small == (highest := small.max())):
@@ -40,15 +40,26 @@ def outside_values(array: NDArray) -> tuple[float, ...]:
 
 
 def filled(array: NDArray, value: float) -> NDArray[np.bool_]:
-    """Where a scan ``(Z, Y, X)`` holds ``value`` as padding: connected regions that touch the border of their slice, or surround its middle.
+    """Where a scan ``(Z, Y, X)`` holds ``value`` as padding: connected regions of some size that touch
+    an edge of the box or reach (nearly) across it. The same value inside the patient (water, a
+    saturated implant) is left out."""
+    labels, _ = ndimage.label(array == value)
+    sizes = np.bincount(labels.ravel())
+    kept = np.zeros(len(sizes), dtype=bool)
+    kept[_edges(labels)] = True
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        across = [s.stop - s.start >= SPAN * n for s, n in zip(box, array.shape, strict=True)]
+        kept[number] |= sum(across) >= 2
+    kept &= sizes >= LEAST_REGION * array.size
+    kept[0] = False
+    return kept[labels]
 
-    The same value inside the patient (water, a saturated implant) is left out.
-    """
-    found = array == value
-    for plane in found:
-        if plane.any() and not plane.all():
-            plane &= _outer(plane)
-    return found
+
+def _edges(array: NDArray) -> NDArray:
+    """The voxels of the twelve edges of the box, in a row."""
+    ends = list(product((0, -1), repeat=2))
+    lines = [np.moveaxis(array, axis, 0)[:, a, b] for axis in range(3) for a, b in ends]
+    return np.concatenate(lines)
 
 
 def _surrounds(mask: NDArray[np.bool_]) -> bool:
@@ -67,17 +78,3 @@ def _reach(lines: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """For each row ``(n, m)``: whether its first and last True lie at least ``SPAN`` of it apart."""
     first, last = lines.argmax(axis=1), lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1)
     return lines.any(axis=1) & (last - first + 1 >= SPAN * lines.shape[1])
-
-
-def _outer(plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The regions of a slice ``(Y, X)`` that lie outside."""
-    labels, _ = ndimage.label(plane)
-    sizes = np.bincount(labels.ravel())
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    kept = np.zeros(len(sizes), dtype=bool)
-    kept[border] = True
-    for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        kept[number] |= all(s.stop - s.start >= SPAN * n for s, n in zip(box, plane.shape, strict=True))
-    kept &= sizes >= min(FEWEST_PIXELS, plane.size)
-    kept[0] = False
-    return kept[labels]
