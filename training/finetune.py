@@ -17,8 +17,8 @@ import torch
 
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, load_model, save_model
 from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.points import PointList, read_points
 from UniversalAnatomicalEmbeddingLib.modality import identify
+from UniversalAnatomicalEmbeddingLib.points import PointList, read_points
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, to_canonical
 from UniversalAnatomicalEmbeddingLib.volume import Volume, read_volume, write_volume
 

@@ -32,14 +32,14 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def thin_scans(data_dir: Path) -> dict[str, np.ndarray]:
-    """About 150,000 voxels of every training and development scan of the trunk, limbs and head, and of every
+    """About 60,000 voxels of every training and development scan of the trunk, limbs and head, and of every
     tenth head-neck, by "ct/NAME" or "mr/NAME"."""
     folders = [data_dir / split / kind for split in ("dev", "train") for kind in ("ct", "mr", "okbp")]
     found = {}
     for folder in folders:
         paths = sorted(p for p in folder.glob("*.nii.gz") if ".seg." not in p.name)
         for path in paths[:: 10 if folder.name == "okbp" else 1]:
-            small = np.ascontiguousarray(thinned(read_volume(path).array, 150_000))
+            small = np.ascontiguousarray(thinned(read_volume(path).array, 60_000))
             kind = "mr" if folder.name == "mr" else "ct"
             found[f"{kind}/{path.name.removesuffix('.nii.gz')}"] = small
     return found

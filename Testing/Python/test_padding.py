@@ -1,4 +1,5 @@
-"""Padding: constants around the field of view are found, and the same values inside a patient are left alone."""
+"""Padding: constants around the field of view are found, and the same values inside a patient are
+left alone."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from UniversalAnatomicalEmbeddingLib.padding import filled, outside_values, thin
 def disc(shape: tuple[int, int, int], radius: float) -> np.ndarray:
     """Voxels (Z, Y, X) within a cylinder along z, in half side lengths."""
     y, x = np.indices(shape[1:])
-    inside = ((y - (shape[1] - 1) / 2) ** 2 + (x - (shape[2] - 1) / 2) ** 2) <= (radius * min(shape[1:]) / 2) ** 2
+    inside = ((y - (shape[1] - 1) / 2) ** 2 + (x - (shape[2] - 1) / 2) ** 2) <= (
+        radius * min(shape[1:]) / 2
+    ) ** 2
     return np.broadcast_to(inside, shape)
 
 
@@ -25,7 +28,9 @@ def slab(shape: tuple[int, int, int] = (12, 40, 40)) -> np.ndarray:
 
 @pytest.mark.parametrize("value", [3071, -2000, -3024, 0])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_outside_of_a_round_field_of_view_is_found_whichever_way_the_slices_lie(value: int, axis: int) -> None:
+def test_the_outside_of_a_round_field_of_view_is_found_whichever_way_the_slices_lie(
+    value: int, axis: int
+) -> None:
     image = slab()
     outside = ~disc(image.shape, 1.0)
     image[outside] = value

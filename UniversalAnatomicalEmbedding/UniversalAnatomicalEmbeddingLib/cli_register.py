@@ -17,9 +17,9 @@ from .points import read_points
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from .modality import Identified
     from .registration import Registration
     from .session import Session
-    from .modality import Identified
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

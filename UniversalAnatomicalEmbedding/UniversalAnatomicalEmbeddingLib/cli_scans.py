@@ -22,7 +22,8 @@ def read(path: str, args: argparse.Namespace) -> Any:
 
 
 def identified(path: str, args: argparse.Namespace, name: str = "") -> Any:
-    """A scan as it is taken (:class:`.modality.Identified`), under another name where one is given."""
+    """A scan as it is taken (:class:`.modality.Identified`), under another name where one is
+    given."""
     from .modality import identify
 
     volume = read(path, args)

@@ -64,8 +64,9 @@ class Jobs:
     def embed(self, volume: Any, model: str | None = None, device: str = "auto", cache: str | None = None) -> dict[str, Any]:
         """Embed a scan into the cache. ``Cache(Path(result["cache"])).load(result["key"], result["name"])`` gives the Embedding.
 
-        Also answers "modality" (as guessed where it was not known), "taken" (what the scan was taken for, a line for people), "model" and "fingerprint" (id, and hash of the weights), "device", "seconds", and
-        "notice": what the user should know, else "".
+        Also answers "modality" (as guessed where it was not known), "taken" (what the scan was taken
+        for, a line for people), "model" and "fingerprint" (id, and hash of the weights), "device",
+        "seconds", and "notice": what the user should know, else "".
         """
         start = time.perf_counter()
         found = identify(load_staged(volume))
@@ -99,7 +100,8 @@ class Jobs:
         """Register ``moving`` to ``fixed`` and write the ITK transform file ``out`` (``.h5``, ``.tfm`` or ``.txt``; fixed to moving points).
 
         ``options``: fields of :class:`RegisterOptions`; ``landmarks``: two lists of N LPS mm points, fixed and moving, that then decide alone.
-        Answers "transform" (the path), "report" (the figures of the registration), "taken" (what both scans were taken for), "device", "notice".
+        Answers "transform" (the path), "report" (the figures of the registration), "taken" (what both
+        scans were taken for), "device" and "notice".
         """
         try:
             chosen = RegisterOptions(**(options or {}))

@@ -1,6 +1,8 @@
-"""What a scan is taken for: the one owner of its modality, of how that is known, and of what has to be put right before its intensities mean anything.
+"""What a scan is taken for: the one owner of its modality, of how that is known, and of what has to
+be put right before its intensities mean anything.
 
-:func:`identify` gives a scan with known modality whose CT intensities are Hounsfield units and whose padding is air. An ordinary scan keeps its voxels.
+:func:`identify` gives a scan with known modality whose CT intensities are Hounsfield units and
+whose padding is air. An ordinary scan keeps its voxels.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ MOST_HOT = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Identified:
-    """A scan with its modality known and its intensities put right, how the modality is known, and a sentence on all that was done or is odd."""
+    """A scan with its modality known and its intensities put right, how the modality is known, and
+    a sentence on all that was done or is odd."""
 
     volume: Volume
     how: How
@@ -41,16 +44,24 @@ class Identified:
 
 
 def identify(volume: Volume) -> Identified:
-    """Find out what a scan is, from what was given, its DICOM header or its intensities, and put its intensities right.
+    """Find out what a scan is, from what was given, its DICOM header or its intensities, and put
+    its intensities right.
 
-    CT: to Hounsfield units, padding to -1024. MR: padding to the scan's air. The statistics are the patient's: without padding, and without the few
-    slices that are far brighter than all others. What has been identified stays as it is, and so does an ordinary scan: the same array. InputError
-    for a DICOM modality that no model knows, unless a modality is given.
+    CT: to Hounsfield units, padding to -1024. MR: padding to the scan's air. The statistics are the
+    patient's: without padding, and without the few slices that are far brighter than all others.
+    What has been identified stays as it is, and so does an ordinary scan: the same array.
+    InputError for a DICOM modality that no model knows, unless a modality is given.
     """
     known = volume.modality or DICOM_MODALITIES.get(volume.header)
     if known is None and volume.header:
         raise InputError(refusal(volume.name, volume.header))
-    how: How = "guessed" if known is None else "from the DICOM header" if DICOM_MODALITIES.get(volume.header) == known else "given"
+    how: How = (
+        "guessed"
+        if known is None
+        else "from the DICOM header"
+        if DICOM_MODALITIES.get(volume.header) == known
+        else "given"
+    )
     if known == "xray":
         return Identified(replace(volume, modality=known), how)
     outside = outside_values(volume.array)
@@ -77,15 +88,17 @@ def stated(volume: Volume) -> str:
 def guess_modality(values: NDArray) -> Literal["ct", "mr"]:
     """Guess from some intensities of a patient, padding left out.
 
-    CT: Hounsfield units, or those with an offset of 1024. Everything else counts as MR, also a CT whose Hounsfield scale is lost: scaled as an MR, it
-    is matched as well as in Hounsfield units by a model for both.
+    CT: Hounsfield units, or those with an offset of 1024. Everything else counts as MR, also a CT
+    whose Hounsfield scale is lost: scaled as an MR, it is matched as well as in Hounsfield units by
+    a model for both.
     """
     values = values[values > LOWEST_HU]
     return "ct" if values.size and (is_hounsfield(values) or is_offset(values)) else "mr"
 
 
 def patient_sample(array: NDArray, outside: tuple[float, ...] = ()) -> NDArray[np.float32]:
-    """Some intensities of a scan ``(Z, Y, X)`` as a list, without its padding (those of the constants ``outside`` it that are odd) and hot slices."""
+    """Some intensities of a scan ``(Z, Y, X)`` as a list, without its padding (those of the
+    constants ``outside`` it that are odd) and hot slices."""
     small = np.asarray(thinned(array), dtype=np.float32)
     kept = ~np.isin(small, [v for v in outside if _odd(v, _others(small, outside))])
     low = float(small[kept].min()) if kept.any() else 0.0
@@ -100,7 +113,8 @@ def patient_sample(array: NDArray, outside: tuple[float, ...] = ()) -> NDArray[n
 
 
 def fill_ct(array: NDArray, constants: list[float]) -> tuple[NDArray, str]:
-    """A CT in Hounsfield units with its padding at -1024, and what was done; ``constants`` of its outside that are air as it is stay.
+    """A CT in Hounsfield units with its padding at -1024, and what was done; ``constants`` of its
+    outside that are air as it is stay.
 
     A lowest value far below air (-2000, -3024) is padding wherever it is.
     """
@@ -111,7 +125,8 @@ def fill_ct(array: NDArray, constants: list[float]) -> tuple[NDArray, str]:
 
 
 def fill_mr(array: NDArray, constants: list[float]) -> tuple[NDArray, str]:
-    """An MR with its padding at the intensity of its air, the half percent of its darkest voxels, and what was done."""
+    """An MR with its padding at the intensity of its air, the half percent of its darkest voxels,
+    and what was done."""
     small = np.asarray(thinned(array), dtype=np.float32)
     others = _others(small, tuple(constants))
     odd = {v: filled(array, v) for v in constants if _odd(v, others)}
@@ -125,7 +140,8 @@ def _others(small: NDArray, constants: tuple[float, ...]) -> NDArray:
 
 
 def _odd(value: float, others: NDArray) -> bool:
-    """Whether a constant outside the patient is no air of the scan: above all other intensities, or too far below them."""
+    """Whether a constant outside the patient is no air of the scan: above all other intensities, or
+    too far below them."""
     low, high = (float(v) for v in np.percentile(others, [0.1, 99.9]))
     extent = high - low
     if value >= high:
@@ -135,7 +151,9 @@ def _odd(value: float, others: NDArray) -> bool:
     return value < low - GAP * extent and not AIR_RANGE_HU[0] <= value <= AIR_RANGE_HU[1]
 
 
-def _replaced(array: NDArray, odd: dict[float, NDArray[np.bool_]], air: float) -> tuple[NDArray, str]:
+def _replaced(
+    array: NDArray, odd: dict[float, NDArray[np.bool_]], air: float
+) -> tuple[NDArray, str]:
     odd = {value: mask for value, mask in odd.items() if mask.any()}
     if not odd:
         return array, ""
@@ -151,5 +169,9 @@ def _header_remarks(volume: Volume, modality: Modality) -> tuple[str, ...]:
     contradicted = volume.header and stated != modality
     return (
         *([f"its DICOM header says {named(volume.header)}"] if contradicted else []),
-        *(["its DICOM header has no rescale tags"] if modality == "ct" and not volume.rescaled else []),
+        *(
+            ["its DICOM header has no rescale tags"]
+            if modality == "ct" and not volume.rescaled
+            else []
+        ),
     )

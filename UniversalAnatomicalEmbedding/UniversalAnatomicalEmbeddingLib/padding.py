@@ -1,6 +1,8 @@
-"""Constants that fill what a scanner did not image: the corners around a round field of view, a white ring, empty slices.
+"""Constants that fill what a scanner did not image: the corners around a round field of view, a
+white ring, empty slices.
 
-Pure functions of the voxels. Which of the constants are no air is for :mod:`.modality` to say, which knows the scan's modality.
+Pure functions of the voxels. Which of the constants are no air is for :mod:`.modality` to say,
+which knows the scan's modality.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def thinned(array: NDArray, voxels: int = SAMPLE) -> NDArray:
 
 
 def outside_values(array: NDArray) -> tuple[float, ...]:
-    """The values that may be padding of a scan ``(Z, Y, X)``: exact constants on its edges, and a highest value that surrounds the patient.
+    """The values that may be padding of a scan ``(Z, Y, X)``: exact constants on its edges, and a
+    highest value that surrounds the patient.
 
     The ordinary air of a scan can be among them, where it is clipped or masked to one value.
     """
@@ -34,15 +37,15 @@ def outside_values(array: NDArray) -> tuple[float, ...]:
     edges = _edges(array)
     values, counts = np.unique(edges, return_counts=True)
     found = {float(v) for v in values[counts >= EDGE_SHARE * edges.size]}
-    if _surrounds(small == (highest := small.max())):
+    if _surrounds(np.equal(small, highest := small.max())):
         found.add(float(highest))
     return tuple(sorted(v for v in found if LEAST_SHARE <= np.mean(small == v) <= MOST_SHARE))
 
 
 def filled(array: NDArray, value: float) -> NDArray[np.bool_]:
-    """Where a scan ``(Z, Y, X)`` holds ``value`` as padding: connected regions of some size that touch
-    an edge of the box or reach (nearly) across it. The same value inside the patient (water, a
-    saturated implant) is left out."""
+    """Where a scan ``(Z, Y, X)`` holds ``value`` as padding: connected regions of some size that
+    touch an edge of the box or reach (nearly) across it. The same value inside the patient (water,
+    a saturated implant) is left out."""
     labels, _ = ndimage.label(array == value)
     sizes = np.bincount(labels.ravel())
     kept = np.zeros(len(sizes), dtype=bool)
@@ -63,7 +66,8 @@ def _edges(array: NDArray) -> NDArray:
 
 
 def _surrounds(mask: NDArray[np.bool_]) -> bool:
-    """Whether the mask reaches (nearly) across both sides of at least half of the slices along some axis."""
+    """Whether the mask reaches (nearly) across both sides of at least half of the slices along some
+    axis."""
     if not mask.any():
         return False
     for axis in range(3):
@@ -75,6 +79,7 @@ def _surrounds(mask: NDArray[np.bool_]) -> bool:
 
 
 def _reach(lines: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each row ``(n, m)``: whether its first and last True lie at least ``SPAN`` of it apart."""
+    """For each row ``(n, m)``: whether its first and last True lie at least ``SPAN`` of it
+    apart."""
     first, last = lines.argmax(axis=1), lines.shape[1] - 1 - lines[:, ::-1].argmax(axis=1)
     return lines.any(axis=1) & (last - first + 1 >= SPAN * lines.shape[1])
