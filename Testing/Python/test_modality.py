@@ -116,7 +116,8 @@ def test_a_series_keeps_its_modality_code_and_whether_it_was_rescaled(
         identify(read_volume(tmp_path / "ct")),
     )
     assert bare.text == (
-        "CT, from the DICOM header; its DICOM header has no rescale tags; stored with an offset of 1024: taken off"
+        "CT, from the DICOM header; its DICOM header has no rescale tags; "
+        "stored with an offset of 1024: taken off"
     )
     assert ordinary.text == "CT, from the DICOM header"
     np.testing.assert_array_equal(bare.volume.array, ordinary.volume.array)

@@ -147,7 +147,8 @@ def _match(args: argparse.Namespace) -> int:
 
 def _register(args: argparse.Namespace) -> int:
     with _bar("register") as progress:
-        print(cli_register.run(args, lambda: _session(args, use_cache=True), lambda path: cli_scans.identified(path, args), progress))
+        session, read = lambda: _session(args, use_cache=True), lambda path: cli_scans.identified(path, args)
+        print(cli_register.run(args, session, read, progress))
     return 0
 
 

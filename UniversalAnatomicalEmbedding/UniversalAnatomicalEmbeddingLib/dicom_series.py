@@ -17,7 +17,13 @@ ROUNDING_MM = 0.05  # headers with one decimal are off by this much without bein
 DIRECTION_TOLERANCE = 1e-3
 IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("1", "2", "4", "7", "12", "20", "128"))  # CR/DX CT MR SC XA NM PT
 
-LABELS = {"SEG": "a segmentation", "RTSTRUCT": "a set of contours", "RTDOSE": "a radiotherapy dose", "RTPLAN": "a treatment plan"}
+# What a DICOM modality code stands for: what holds no image, and images of other kinds.
+LABELS = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "a set of contours",
+    "RTDOSE": "a radiotherapy dose",
+    "RTPLAN": "a treatment plan",
+}
 IMAGES = {
     "PT": "PET",
     "NM": "nuclear medicine",
@@ -30,7 +36,7 @@ IMAGES = {
     "OT": "of no stated kind",
     "CT": "CT",
     "MR": "MR",
-}  # by DICOM modality code; what PT and NM are and what a dose is decides how a person can go on
+}
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +45,7 @@ FloatArray = NDArray[np.float64]
 class DicomSeries:
     """Rescaled voxels ``(Z, Y, X)``, index-to-LPS affine, DICOM modality code (0008,0060) and series description.
 
-    ``rescaled``: False where a slice has no rescale intercept (0028,1052), so that its voxels are as they were stored."""
+    ``rescaled``: False where a slice has no rescale intercept (0028,1052): its voxels are as stored."""
 
     array: NDArray
     affine: FloatArray
@@ -81,7 +87,8 @@ def read_series(folder: Path, series: str | None = None) -> DicomSeries:
     chosen = list({(s.instance or str(s.path)): s for s in chosen}.values())  # the same image copied twice counts once
     _check_alike(folder, chosen)
     ordered, affine = _arrange(folder, chosen)
-    return DicomSeries(_stack(ordered), affine, ordered[0].modality, ordered[0].description, all(s.rescaled for s in ordered))
+    first, rescaled = ordered[0], all(s.rescaled for s in ordered)
+    return DicomSeries(_stack(ordered), affine, first.modality, first.description, rescaled)
 
 
 def named(code: str) -> str:
@@ -91,9 +98,10 @@ def named(code: str) -> str:
 
 
 def refusal(name: str, code: str) -> str:
-    """Why a scan of a modality that the models do not know is not used, in one sentence, and where it makes sense how to insist."""
+    """Why a scan of a modality that no model knows is not used, in one sentence, and how to insist."""
     insist = "" if code in LABELS else ", or insist with --modality mr (modality='mr')"
-    return f"{name} is {named(code)} by its DICOM header, and the models know CT and MR; give a CT or MR series{insist}."
+    what = f"{name} is {named(code)} by its DICOM header"
+    return f"{what}, and the models know CT and MR; give a CT or MR series{insist}."
 
 
 def _scan(folder: Path) -> tuple[list[_Slice], list[Path]]:

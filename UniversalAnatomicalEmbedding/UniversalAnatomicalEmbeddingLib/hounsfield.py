@@ -76,10 +76,14 @@ def scale_of(values: NDArray, certain: bool) -> Scale:
         return _offset()
     if shape.like_ct and shape.lowest >= 0:
         slope = 1000.0 / (shape.tissue - shape.lowest)
-        remark = "its Hounsfield scale is lost, so that air was put to -1000 and soft tissue to 0: an estimate"
+        remark = (
+            "its Hounsfield scale is lost, so that air was put to -1000 and soft tissue to 0: "
+            "an estimate"
+        )
         return Scale(slope, -1000.0 - slope * shape.lowest, remark)
     return Scale(
-        remark=f"its values ({values.min():g} to {values.max():g}) do not look like Hounsfield units; taken as they are"
+        remark=f"its values ({values.min():g} to {values.max():g}) do not look like Hounsfield "
+        "units; taken as they are"
     )
 
 

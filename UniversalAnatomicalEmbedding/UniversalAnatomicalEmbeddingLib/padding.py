@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-EDGE_SHARE = 0.25  # of the twelve edges of the box: padding around a field of view fills the corners, no organ and no implant does
+EDGE_SHARE = 0.25  # of the box's twelve edges: padding fills corners, no organ and no implant does
 LEAST_SHARE = 0.01  # of all voxels
 MOST_SHARE = 0.95  # an image with next to nothing else is a phantom, not a padded scan
-SPAN = 0.8  # of both sides of a slice: a ring around the patient reaches that far, saturated metal or fat does not
+SPAN = 0.8  # of both sides of a slice: a ring around the patient reaches that far, metal does not
 SAMPLE = 1_000_000
 LEAST_REGION = 0.0005  # of all voxels: a few of the value at the border may be tissue
 
@@ -72,7 +72,7 @@ def _surrounds(mask: NDArray[np.bool_]) -> bool:
         return False
     for axis in range(3):
         slices = np.moveaxis(mask, axis, 0)
-        wide = _reach(slices.any(axis=1)) & _reach(slices.any(axis=2))
+        wide = _reach(np.asarray(slices.any(axis=1))) & _reach(np.asarray(slices.any(axis=2)))
         if wide.mean() >= 0.5:
             return True
     return False

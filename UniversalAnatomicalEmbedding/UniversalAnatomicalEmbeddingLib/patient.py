@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 STRIDE = 2
 FLOOR_PERCENT = 1.0
 TOP_PERCENT = 95.0  # of a slice's patient voxels: its bright tissue, not its vessels and spikes
-HEADROOM = 1.15  # brings the middle of ordinary scans to the 99th percentile of the foreground, where fluid and fat end
+HEADROOM = 1.15  # to the 99th percentile of the foreground, in the middle of ordinary scans
 DARKEST = 0.5  # of the threshold between dark and bright: above noise, below muscle
 FEWEST_VOXELS = 20  # of a slice, to count
 BRIGHT = 1.2  # times the tops of three quarters of the slices: what is brighter counts as that

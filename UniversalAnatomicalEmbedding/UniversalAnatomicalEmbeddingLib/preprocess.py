@@ -37,11 +37,13 @@ one, air is searched as well.
 class Intensity:
     """How a model wants its input scaled.
 
-    CT: piecewise-linear through ``ct_knots`` (HU, value), constant beyond both ends. MR: two intensities go linearly to ``mr_range``, constant
-    beyond. The lower is the first of ``mr_percentiles``. The upper is by ``mr_rule`` "patient" what the patient reaches
-    (:func:`.patient.patient_limit`); by "percentiles", the rule of models up to compact-ct-mr-3 and of the released ones, the second of
-    ``mr_percentiles`` (of the foreground only, where ``mr_foreground``), unless artefacts lift it far above the patient. ``mr_whole``: the two
-    are cut to whole numbers first, the upper one at least 1, as the published code does, artefacts or not.
+    CT: piecewise-linear through ``ct_knots`` (HU, value), constant beyond both ends. MR: two
+    intensities go linearly to ``mr_range``, constant beyond. The lower is the first of
+    ``mr_percentiles``. The upper is by ``mr_rule`` "patient" what the patient reaches
+    (:func:`.patient.patient_limit`); by "percentiles", the rule of models up to compact-ct-mr-3 and of
+    the released ones, the second of ``mr_percentiles`` (of the foreground only, where
+    ``mr_foreground``), unless artefacts lift it far above the patient. ``mr_whole``: the two are cut to
+    whole numbers first, the upper one at least 1, as the published code does, artefacts or not.
     """
 
     ct_knots: tuple[tuple[float, float], ...] = ((-1024.0, -1.0), (-200.0, -0.4), (250.0, 0.6), (1500.0, 1.0))

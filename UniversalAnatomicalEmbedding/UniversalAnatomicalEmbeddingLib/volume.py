@@ -31,8 +31,8 @@ DICOM_MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mr", "CR": "xray", "
 class Volume:
     """Voxels ``(Z, Y, X)`` (one slice for a 2-D image), their grid (LPS mm), and what made them (None: not known).
 
-    ``header``: the modality code of the DICOM header ("CT", "PT"; "": there is none). ``rescaled``: False where a DICOM header lacks the rescale tags,
-    so that the voxels may be stored values. What a scan is taken for is for :func:`.modality.identify` to say.
+    ``header``: the modality code of the DICOM header ("CT", "PT"; "": there is none). ``rescaled``:
+    False where a DICOM header lacks the rescale tags, so that the voxels may be stored values. What a scan is taken for is for :func:`.modality.identify` to say.
     """
 
     array: NDArray
@@ -64,7 +64,8 @@ def read_volume(path: str | Path, modality: Modality | None = None, series: str 
     if path.is_dir():
         found = read_series(path, series)
         name = found.description or path.resolve().name
-        volume = _volume(found.array, found.affine, modality or DICOM_MODALITIES.get(found.modality), name, str(path))
+        known = modality or DICOM_MODALITIES.get(found.modality)
+        volume = _volume(found.array, found.affine, known, name, str(path))
         return replace(volume, header=found.modality, rescaled=found.rescaled)
     if series is not None:
         raise InputError(f"{path} is a file; series={series} applies to a folder of DICOM files only.")
