@@ -32,7 +32,8 @@ class Volume:
     """Voxels ``(Z, Y, X)`` (one slice for a 2-D image), their grid (LPS mm), and what made them (None: not known).
 
     ``header``: the modality code of the DICOM header ("CT", "PT"; "": there is none). ``rescaled``:
-    False where a DICOM header lacks the rescale tags, so that the voxels may be stored values. What a scan is taken for is for :func:`.modality.identify` to say.
+    False where a DICOM header lacks the rescale tags, so that the voxels may be stored values. What a
+    scan is taken for is for :func:`.modality.identify` to say.
     """
 
     array: NDArray
