@@ -11,6 +11,7 @@ import yaml
 
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network, save_model
 from UniversalAnatomicalEmbeddingLib.entries import sha256
+from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     values = yaml.safe_load(args.card.read_text(encoding="utf-8"))
+    if "intensity" in values:
+        values["intensity"] = Intensity(**values["intensity"])
     values["training"] = {**values.get("training", {}), "steps": int(checkpoint["global_step"])}
     model = trained_model(checkpoint["state_dict"], ModelCard(**values))
     save_model(model, args.out)

@@ -17,9 +17,10 @@ import torch
 
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, load_model, save_model
 from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.modality import identify
 from UniversalAnatomicalEmbeddingLib.points import PointList, read_points
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, to_canonical
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume, guess_modality, read_volume, write_volume
+from UniversalAnatomicalEmbeddingLib.volume import Volume, read_volume, write_volume
 
 from .align import write_index
 from .augment import Augmentation
@@ -83,10 +84,10 @@ def canonical_scans(folder: Path) -> list[Volume]:
         raise InputError(f"{folder} holds no scan ({', '.join(ENDINGS)}).")
     volumes = []
     for path in paths:
-        volume = read_volume(path)
-        modality: Modality = volume.modality or guess_modality(volume.array)
-        array, grid = to_canonical(volume, modality)
-        volumes.append(Volume(array, grid, modality, volume.name))
+        volume = identify(read_volume(path)).volume
+        assert volume.modality is not None
+        array, grid = to_canonical(volume, volume.modality)
+        volumes.append(Volume(array, grid, volume.modality, volume.name))
     return volumes
 
 

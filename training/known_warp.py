@@ -6,9 +6,10 @@ import numpy as np
 from scipy import ndimage
 
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.modality import identify
 from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
 from UniversalAnatomicalEmbeddingLib.search_space import anatomy_voxels
-from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality
+from UniversalAnatomicalEmbeddingLib.volume import Volume
 
 POINTS = 100
 WARP_SD_MM = 6.0
@@ -52,7 +53,8 @@ class Warp:
 def warped_pair(volume: Volume, seed: int) -> tuple[Volume, np.ndarray, np.ndarray]:
     """The warped scan, 100 points (N, 3) of the anatomy of ``volume``, and their true places in the warped scan."""
     rng = np.random.default_rng(seed)
-    modality = volume.modality or guess_modality(volume.array)
+    volume = identify(volume).volume
+    modality = volume.modality
     raw, grid = to_canonical(volume, modality)
     warp = Warp(grid, rng)
     target = _target_grid(grid, warp, rng)

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.modality import identify
 from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION, to_canonical
 from UniversalAnatomicalEmbeddingLib.search_space import approximate_anatomy, bounding_box, cell_means, search_space
-from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality, read_volume, require_3d, write_volume
+from UniversalAnatomicalEmbeddingLib.volume import Volume, read_volume, require_3d, write_volume
 
 from .label_files import collect
 from .labels import LabelTable, read_table
@@ -160,9 +161,14 @@ def _attempt(source: Source, folder: Path) -> str:
 def convert(source: Source, folder: Path) -> Row:
     """Write one scan, its labels and its rule-made tissue labels (CT) into ``folder``; its row of the index. InputError if it cannot be used."""
     volume = require_3d(read_volume(source.path, source.modality or None, source.series or None))  # type: ignore[arg-type]
-    modality = modality_of(source, volume)
+    found = identify(volume)
+    modality = found.volume.modality
+    if modality not in ("ct", "mr"):
+        raise InputError(f"it is of modality {modality}; CT or MR is needed.")
     check(volume, modality)
-    image, grid = to_canonical(volume, modality, SPACING_MM)
+    if source.canonical and found.volume.array is not volume.array:
+        raise InputError(f"{source.path} is said to be canonical, but it is not ({found.text}).")
+    image, grid = to_canonical(found.volume, modality, SPACING_MM)
     if source.canonical and grid != volume.grid:
         raise InputError(f"{source.path} is said to be canonical, but its voxels are not {SPACING_MM:g} mm cubes along LPS axes.")
     means, cell_mm = cell_means(image, CELL, modality), CELL[0] * SPACING_MM
@@ -193,17 +199,6 @@ def convert(source: Source, folder: Path) -> Row:
         "sha256": _content_hash(stored(image, modality), grid),
         "source": f"{source.path}{f'#{source.series}' if source.series else ''}",
     }
-
-
-def modality_of(source: Source, volume: Volume) -> str:
-    """What the caller or the DICOM header says, otherwise a guess; InputError for what is neither CT nor MR."""
-    found = source.modality or volume.modality
-    if found is None and source.path.is_dir():
-        raise InputError("its DICOM header says neither CT nor MR. Leave it out, or give --modality.")
-    found = found or guess_modality(volume.array)
-    if found not in ("ct", "mr"):
-        raise InputError(f"it is of modality {found}; CT or MR is needed.")
-    return found
 
 
 def check(volume: Volume, modality: str) -> None:

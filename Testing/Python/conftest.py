@@ -6,7 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from UniversalAnatomicalEmbeddingLib.padding import thinned
+from UniversalAnatomicalEmbeddingLib.volume import read_volume
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,3 +28,18 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real scans, and {folder} does not exist (set UAE_DATA to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def thin_scans(data_dir: Path) -> dict[str, np.ndarray]:
+    """About 60,000 voxels of every training and development scan of the trunk, limbs and head, and of every
+    tenth head-neck, by "ct/NAME" or "mr/NAME"."""
+    folders = [data_dir / split / kind for split in ("dev", "train") for kind in ("ct", "mr", "okbp")]
+    found = {}
+    for folder in folders:
+        paths = sorted(p for p in folder.glob("*.nii.gz") if ".seg." not in p.name)
+        for path in paths[:: 10 if folder.name == "okbp" else 1]:
+            small = np.ascontiguousarray(thinned(read_volume(path).array, 60_000))
+            kind = "mr" if folder.name == "mr" else "ct"
+            found[f"{kind}/{path.name.removesuffix('.nii.gz')}"] = small
+    return found

@@ -380,7 +380,7 @@ def test_embed_goes_on_after_a_bad_scan(folder: Path, capsys: pytest.CaptureFixt
 def test_info_tells_name_modality_size_and_geometry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(folder / "b.nii.gz")]) == 0
     text = capsys.readouterr().out
-    for part in ("name        b", "modality    ct (guessed)", "48 x 44 x 48, int16", "2 x 2 x 2 mm", "-1000 .. ", "29.0, -13.0, 249.0"):
+    for part in ("name        b", "modality    CT, guessed", "48 x 44 x 48, int16", "2 x 2 x 2 mm", "-1000 .. ", "29.0, -13.0, 249.0"):
         assert part in text
     assert main(["info", str(folder / "b.nii.gz"), "--modality", "mr"]) == 0
     assert "modality    mr\n" in capsys.readouterr().out

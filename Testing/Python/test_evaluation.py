@@ -228,7 +228,7 @@ def landmark_pair(folder: Path, template: str, target: str, absent: tuple[str, .
 def test_each_scan_is_read_and_embedded_once(folder: Path) -> None:
     session, kept = FakeSession(), {}
     pairs = [landmark_pair(folder, a, b) for a in "abc" for b in "abc" if a != b]
-    result = evaluate(pairs, session, keep=kept.__setitem__)
+    result = evaluate(pairs, session, keep=lambda found: kept.__setitem__(found.volume.name, found.volume))
     assert sorted(session.embedded) == ["a", "b", "c"]
     assert sorted(kept) == ["a", "b", "c"]
     assert result.scans == 3
@@ -275,7 +275,7 @@ def test_scans_of_the_same_file_name_are_told_apart(folder: Path) -> None:
     write_volume(from_array(np.ones((4, 4, 4), np.int16), np.eye(4)), folder / "other" / "A.nrrd")
     pair = replace(landmark_pair(folder, "a", "a"), target=folder / "other" / "A.nrrd")
     MOVES["A_2"] = MOVES["a"]
-    result = evaluate([pair], FakeSession(), keep=kept.__setitem__)
+    result = evaluate([pair], FakeSession(), keep=lambda found: kept.__setitem__(found.volume.name, found.volume))
     assert {(o.template, o.target) for o in result.outcomes} == {("a", "A_2")}
     assert {name: volume.array.max() for name, volume in kept.items()} == {"a": 0, "A_2": 1}
 

@@ -50,6 +50,7 @@ def test_embed_answers_where_the_embedding_is(job: dict[str, Any]) -> None:
     np.testing.assert_array_equal(embedding.fine, expected.fine)
     assert embedding.grid == expected.grid
     assert (result["name"], result["modality"], result["model"], result["device"], result["notice"]) == ("chest", "ct", "tiny", "cpu", "")
+    assert result["taken"] == "CT, given"
     assert len(result["fingerprint"]) == 64
     assert result["seconds"] > 0
 
@@ -178,6 +179,7 @@ def test_register_hands_everything_on_and_writes_the_transform(
     fixed, moving, options, _, token, landmarks = seen[0]
     assert (fixed.name, moving.name, options, landmarks) == ("fixed", "moving", RegisterOptions("rigid"), ([[1, 2, 3]], [[4, 5, 6]]))
     assert token is cancel
+    assert result.pop("taken") == ["CT, given"] * 2
     assert result == {"transform": values["out"], "report": Answer().report(), "device": "cpu", "notice": ""}
     np.testing.assert_allclose(read_transform(result["transform"]).matrix, matrix, atol=1e-12)
     with pytest.raises(InputError, match=r"registration options cannot be read: .*'stages'"):

@@ -29,7 +29,7 @@ from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, Pipeline, mr_limits, scale_intensity, to_canonical
 from UniversalAnatomicalEmbeddingLib.volume import Volume
 
-INTENSITY = Intensity(((-1024, -50), (3071, 205)), (0.2, 99.8), (-50, 205), mr_foreground=False)
+INTENSITY = Intensity(((-1024, -50), (3071, 205)), (0.2, 99.8), (-50, 205), mr_foreground=False, mr_rule="percentiles")
 CARD = ModelCard("uae-s", "", "resnet3d18-fpn", ("ct", "mr"), (), "", "", {"semantic": True}, INTENSITY, "released")
 
 

@@ -95,7 +95,7 @@ def test_what_was_refused_is_said_with_its_reason(mixed: tuple[Path, Path, list[
         "thin": "only 16 mm thick",
         "labels": "looks like a label map",
         "broken": "damaged",
-        "pet": "neither CT nor MR",
+        "pet": "PET (PT) by its DICOM header",
     }
     assert reasons.keys() == expected.keys()
     assert {n: words for n, words in expected.items() if words not in reasons[n]} == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -190,7 +192,7 @@ def test_ct_scaling_can_be_the_published_one(hu: list[int]) -> None:
 
 def test_mr_percentiles_map_to_the_ends_of_the_range() -> None:
     image = np.arange(1001, dtype=np.float32).reshape(7, 11, 13)
-    intensity = Intensity(mr_percentiles=(10, 90), mr_range=(-50, 205), mr_foreground=False)
+    intensity = Intensity(mr_percentiles=(10, 90), mr_range=(-50, 205), mr_foreground=False, mr_rule="percentiles")
     assert mr_limits(image, intensity) == pytest.approx((100, 900))
     scaled = scale_intensity(image, "mr", intensity).ravel()
     np.testing.assert_allclose(scaled[[0, 100, 500, 900, 1000]], [-50, -50, 77.5, 205, 205], atol=1e-3)
@@ -200,9 +202,10 @@ def test_mr_percentiles_map_to_the_ends_of_the_range() -> None:
 def test_upper_mr_percentile_ignores_the_background() -> None:
     image = np.zeros((10, 10, 10), dtype=np.float32)
     image[:1] = np.linspace(100, 200, 100).reshape(10, 10)
-    low, high = mr_limits(image, Intensity(mr_percentiles=(0.5, 50)))
+    rule = Intensity(mr_percentiles=(0.5, 50), mr_rule="percentiles")
+    low, high = mr_limits(image, rule)
     assert low == 0 and high == pytest.approx(150, abs=1)
-    assert mr_limits(image, Intensity(mr_percentiles=(0.5, 50), mr_foreground=False))[1] < 1e-3
+    assert mr_limits(image, replace(rule, mr_foreground=False))[1] < 1e-3
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e6])

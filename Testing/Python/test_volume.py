@@ -21,7 +21,6 @@ from UniversalAnatomicalEmbeddingLib.volume import (
     Volume,
     from_array,
     from_sitk,
-    guess_modality,
     read_volume,
     require_3d,
     to_sitk,
@@ -350,21 +349,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mha", "a.nii.gz"]
 
 
-def test_modality_is_guessed_from_intensities() -> None:
-    rng = np.random.default_rng(0)
-    body = rng.normal(40, 60, (20, 30, 30))
-    body[:, :8] = -1000
-    assert guess_modality(body.round().astype(np.int16)) == "ct"
-    body[:, 20:] = -3024
-    assert guess_modality(body) == "ct"
-    for other in (np.abs(body), rng.normal(0, 1, body.shape), rng.integers(-4096, 4096, body.shape), np.full((3, 3, 3), np.nan)):
-        assert guess_modality(other) == "mr"
-
-
 def test_real_scans_read_as_simpleitk_reads_them(data_dir: Path) -> None:
     for path in sorted((data_dir / "dev" / "native").glob("*.nii.gz")):
         volume, reference = read_volume(path), from_sitk(sitk.ReadImage(str(path)))
         np.testing.assert_allclose(volume.grid.affine, reference.grid.affine, atol=1e-3)
         np.testing.assert_array_equal(volume.array, reference.array)
         assert volume.array.dtype == reference.array.dtype
-        assert guess_modality(volume.array) == ("mr" if "mrT1" in path.name else "ct"), path.name

@@ -34,6 +34,7 @@ from scipy import ndimage
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import shown_parts as parts
+
 from training.known_warp import Warp
 from UniversalAnatomicalEmbeddingLib import Session, read_volume
 from UniversalAnatomicalEmbeddingLib.geometry import FloatArray, Grid

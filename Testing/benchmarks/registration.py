@@ -30,12 +30,13 @@ from scipy.spatial.transform import Rotation
 from UniversalAnatomicalEmbeddingLib import Session
 from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
+from UniversalAnatomicalEmbeddingLib.modality import identify, modality_of
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.points import read_points
 from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register
 from UniversalAnatomicalEmbeddingLib.search_space import anatomy_voxels
-from UniversalAnatomicalEmbeddingLib.volume import Volume, guess_modality, read_volume, to_sitk
+from UniversalAnatomicalEmbeddingLib.volume import Volume, read_volume, to_sitk
 
 SUITE = Path(__file__).with_suffix(".json")
 LARGEST = {"moderate": (20.0, 30.0), "hard": (40.0, 100.0)}
@@ -223,7 +224,7 @@ def run_convexadam(case: Case) -> tuple[Mapping, dict]:
 
     affine, spent = run_elastix(case, ("affine",))
     wall, cpu = time.perf_counter(), time.process_time()
-    raw, grid = to_canonical(case.fixed, case.fixed.modality or guess_modality(case.fixed.array))
+    raw, grid = to_canonical(case.fixed, modality_of(case.fixed))
     corners = np.vstack([grid.corners(), grid.corners().mean(axis=0)])
     mapped = affine(corners)
     matrix = np.linalg.lstsq(np.hstack([corners, np.ones((9, 1))]), mapped, rcond=None)[0].T
@@ -267,7 +268,7 @@ def measure(method: str, case: Case, embedder: Embedder) -> dict:
 def make_case(kind: str, data: Path, fixed: str, moving: str, seed: int) -> Case:
     """The case of two scans, named without their extension."""
     scans = [read_volume(data / f"{name}.nii.gz") for name in (fixed, moving)]
-    scans = [replace(v, modality=v.modality or guess_modality(v.array)) for v in scans]
+    scans = [identify(v).volume for v in scans]
     if kind == "landmarks":
         return landmark_case(*scans, data / f"{fixed}.mrk.json", data / f"{moving}.mrk.json")
     return identity_case(kind, *scans, seed)

@@ -50,7 +50,8 @@ class ModelCard:
     def from_json(text: str) -> ModelCard:
         """Parse a card; unknown or missing fields fail."""
         values = json.loads(text)
-        values["intensity"] = Intensity(**{k: _tuples(v) for k, v in values["intensity"].items()})
+        old = {"mr_rule": "percentiles"}  # of cards from before there was a choice
+        values["intensity"] = Intensity(**{**old, **{k: _tuples(v) for k, v in values["intensity"].items()}})
         return ModelCard(**{**values, "modality": tuple(values["modality"]), "regions": tuple(values["regions"])})
 
     def to_json(self) -> str:

@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
@@ -17,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 from tqdm import tqdm
 
-from . import cli_models, cli_register, cli_serve
+from . import cli_models, cli_register, cli_scans, cli_serve
 from .errors import InputError
 from .folders import writable_folder
 from .options import MatchOptions, Method
@@ -80,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_serve.add_options(serve)
     _add_cache(serve)
 
-    info = _command(commands, "info", _info, "what a scan file holds")
+    info = _command(commands, "info", cli_scans.info, "what a scan file holds")
     info.add_argument("image")
     info.add_argument("--modality", choices=["auto", "ct", "mr"], default="auto")
 
@@ -116,18 +115,18 @@ def _match(args: argparse.Namespace) -> int:
     names = _result_names([args.template, *args.target])
     session = _session(args, use_cache=True)
     writable_folder(args.out, "--out")
-    template = replace(_read(args.template, args), name=names[0])
+    template = cli_scans.scan(args.template, args, names[0])
     with _bar("template") as progress:
         prepared = session.embed(template, progress)
     wanted = np.array([p.position_lps for p in points])
     if not (inside := prepared.embedding.contains(wanted)).all():
         first = int(inside.argmin())
-        where = f"'{[*points][first].label}' at LPS ({_vector(wanted[first])}) mm"
+        where = f"'{[*points][first].label}' at LPS ({cli_scans.vector(wanted[first])}) mm"
         raise InputError(f"Landmark {where} lies outside the patient in {template.name}; place it inside the scan, or leave it out.")
     targets, matches, failures = [], [], 0
     for path, name in zip(args.target, names[1:], strict=True):
         try:
-            target = replace(_read(path, args), name=name)
+            target = cli_scans.scan(path, args, name)
             with _bar(name) as progress:
                 found = session.match(prepared, wanted, session.embed(target, progress), _options(args))
         except InputError as error:
@@ -148,7 +147,8 @@ def _match(args: argparse.Namespace) -> int:
 
 def _register(args: argparse.Namespace) -> int:
     with _bar("register") as progress:
-        print(cli_register.run(args, lambda: _session(args, use_cache=True), lambda path: _read(path, args), progress))
+        session, read = lambda: _session(args, use_cache=True), lambda path: cli_scans.identified(path, args)
+        print(cli_register.run(args, session, read, progress))
     return 0
 
 
@@ -157,7 +157,7 @@ def _embed(args: argparse.Namespace) -> int:
     failures = 0
     for path in args.images:
         try:
-            volume = _read(path, args)
+            volume = cli_scans.scan(path, args)
             with _bar(volume.name) as progress:
                 scan = session.embed(volume, progress).embedding
         except InputError as error:
@@ -176,8 +176,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     session = _session(args, use_cache=False)
     writable_folder(args.out, "--out")
     volumes: dict[str, Any] = {}
+
+    def keep(found: Any) -> None:
+        volumes[found.volume.name] = found.volume
+        tqdm.write(f"{found.volume.name}: {found.text}")
+
     with _bar("evaluate") as progress:
-        result = evaluate(pairs, session, _options(args), _modality(args), progress, volumes.__setitem__)
+        result = evaluate(pairs, session, _options(args), cli_scans.modality(args), progress, keep)
     _write_evaluation(result, volumes, args.out)
     return 0
 
@@ -208,24 +213,6 @@ def _demo(args: argparse.Namespace) -> int:
         error = "not in the target" if o.error_mm is None else f"{o.error_mm:6.1f} mm"
         print(f"{o.label:32s} {error:>18s}   {o.match.status}")
     _write_evaluation(result, {v.name: v for v in (pair.template, pair.target)}, args.out)
-    return 0
-
-
-def _info(args: argparse.Namespace) -> int:
-    from .volume import guess_modality
-
-    volume = _read(args.image, args)
-    grid = volume.grid
-    guessed = "" if volume.modality else " (guessed)"
-    low, high = float(volume.array.min()), float(volume.array.max())
-    print(f"name        {volume.name}")
-    print(f"modality    {volume.modality or guess_modality(volume.array)}{guessed}")
-    print(f"size xyz    {' x '.join(str(n) for n in grid.shape_zyx[::-1])}, {volume.array.dtype}")
-    print(f"spacing     {' x '.join(f'{s:.4g}' for s in grid.spacing_xyz)} mm")
-    print(f"intensities {low:g} .. {high:g}")
-    print(f"extent LPS  {_vector(grid.corners().min(0))} .. {_vector(grid.corners().max(0))} mm")
-    print("index (x, y, z) to LPS mm:")
-    print("\n".join("  " + "  ".join(f"{v:12.5f}" for v in line) for line in grid.affine[:3]))
     return 0
 
 
@@ -289,20 +276,6 @@ def _cache(args: argparse.Namespace):
     return Cache(args.cache or default_folder())
 
 
-def _read(path: str, args: argparse.Namespace) -> Any:
-    """Read a scan; FOLDER#UID names one series of a DICOM folder that holds several."""
-    from .volume import read_volume
-
-    folder, _, series = path.rpartition("#")
-    if folder and not Path(path).exists():
-        return read_volume(folder, _modality(args), series)
-    return read_volume(path, _modality(args))
-
-
-def _modality(args: argparse.Namespace) -> Any:
-    return None if args.modality == "auto" else args.modality
-
-
 def _as_points(points: PointList, matches: Sequence[Any], name: str) -> PointList:
     """The matches as a landmark list: same labels and ids, absent ones without a position."""
     found = []
@@ -347,7 +320,7 @@ def _write_report(template: Any, points: PointList, targets: Sequence[Any], matc
 def _print_matches(rows: Sequence[tuple[str, Point, Any]]) -> None:
     for target, point, m in rows:
         confidence = "" if np.isnan(m.confidence) else f"{100 * m.confidence:3.0f} %"
-        print(f"{target:28s} {point.label:28s} {'' if m.status == 'absent' else _vector(m.point_lps):>26s}  {m.status:9s} {confidence}")
+        print(f"{target:28s} {point.label:28s} {'' if m.status == 'absent' else cli_scans.vector(m.point_lps):>26s}  {m.status:9s} {confidence}")
 
 
 def _write_evaluation(result: Any, volumes: dict[str, Any], out: Path) -> None:
@@ -373,10 +346,6 @@ def _write_evaluation(result: Any, volumes: dict[str, Any], out: Path) -> None:
         f"embedding {summary['seconds_embed']:.1f} s for {summary['scans']} scans, matching {summary['seconds_match']:.2f} s; "
         f"wrote {out}/evaluation.json, matches.csv, errors.png"
     )
-
-
-def _vector(values: Sequence[float]) -> str:
-    return ", ".join(f"{v:.1f}" for v in values)
 
 
 class _bar:

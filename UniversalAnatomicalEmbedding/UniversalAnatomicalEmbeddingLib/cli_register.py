@@ -17,9 +17,9 @@ from .points import read_points
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from .modality import Identified
     from .registration import Registration
     from .session import Session
-    from .volume import Volume
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the keypoints and all sampling")
 
 
-def run(args: argparse.Namespace, session: Callable[[], Session], read: Callable[[str], Volume], progress: Progress) -> str:
+def run(args: argparse.Namespace, session: Callable[[], Session], read: Callable[[str], Identified], progress: Progress) -> str:
     """Register, write ``transform.h5``, ``transform.tfm``, ``registered.nii.gz``, ``checkerboard.png``, ``report.json``; a summary to be shown."""
     from .registration import Transform, pair_landmarks, write_transform
     from .viz import checkerboard
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace, session: Callable[[], Session], read: Callable
     labels, landmarks = None, None
     if args.landmarks_fixed:
         labels, landmarks = pair_landmarks(read_points(args.landmarks_fixed), read_points(args.landmarks_moving))
-    fixed, moving = read(args.fixed), read(args.moving)
+    taken = {"fixed": read(args.fixed), "moving": read(args.moving)}
+    fixed, moving = taken["fixed"].volume, taken["moving"].volume
     writable_folder(args.out, "--out")
     result = session().register(fixed, moving, options, progress, landmarks=landmarks)
     write_transform(result.transform, args.out / "transform.h5")
@@ -56,10 +57,10 @@ def run(args: argparse.Namespace, session: Callable[[], Session], read: Callable
     write_volume(registered, args.out / "registered.nii.gz")
     before = Transform(np.eye(4)).resample(moving, fixed.grid)
     checkerboard(fixed, {"before": before, f"after, {result.stage}": registered}, _middle(result), args.out / "checkerboard.png")
-    _write_report(
-        args.out / "report.json", {"fixed": args.fixed, "moving": args.moving, **result.report(), "landmarks": _rows(result, labels)}
-    )
-    return _summary(result, args.out)
+    said = {side: found.text for side, found in taken.items()}
+    figures = {"fixed": args.fixed, "moving": args.moving, "taken_for": said, **result.report()}
+    _write_report(args.out / "report.json", {**figures, "landmarks": _rows(result, labels)})
+    return "\n".join([*(f"{side}: {text}" for side, text in said.items()), _summary(result, args.out)])
 
 
 def _middle(result: Registration) -> np.ndarray:

@@ -17,17 +17,41 @@ ROUNDING_MM = 0.05  # headers with one decimal are off by this much without bein
 DIRECTION_TOLERANCE = 1e-3
 IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in ("1", "2", "4", "7", "12", "20", "128"))  # CR/DX CT MR SC XA NM PT
 
+# What a DICOM modality code stands for: what holds no image, and images of other kinds.
+LABELS = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "a set of contours",
+    "RTDOSE": "a radiotherapy dose",
+    "RTPLAN": "a treatment plan",
+}
+IMAGES = {
+    "PT": "PET",
+    "NM": "nuclear medicine",
+    "US": "ultrasound",
+    "IVUS": "intravascular ultrasound",
+    "OCT": "optical coherence tomography",
+    "MG": "mammography",
+    "RF": "fluoroscopy",
+    "SC": "a secondary capture",
+    "OT": "of no stated kind",
+    "CT": "CT",
+    "MR": "MR",
+}
+
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class DicomSeries:
-    """Rescaled voxels ``(Z, Y, X)``, index-to-LPS affine, DICOM modality code (0008,0060) and series description."""
+    """Rescaled voxels ``(Z, Y, X)``, index-to-LPS affine, DICOM modality code (0008,0060) and series description.
+
+    ``rescaled``: False where a slice has no rescale intercept (0028,1052): its voxels are as stored."""
 
     array: NDArray
     affine: FloatArray
     modality: str
     description: str
+    rescaled: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +63,7 @@ class _Slice:
     description: str
     modality: str
     instance: str
+    rescaled: bool
     size: tuple[int, ...]
     components: int
     spacing_xy: tuple[float, float]
@@ -62,7 +87,21 @@ def read_series(folder: Path, series: str | None = None) -> DicomSeries:
     chosen = list({(s.instance or str(s.path)): s for s in chosen}.values())  # the same image copied twice counts once
     _check_alike(folder, chosen)
     ordered, affine = _arrange(folder, chosen)
-    return DicomSeries(_stack(ordered), affine, ordered[0].modality, ordered[0].description)
+    first, rescaled = ordered[0], all(s.rescaled for s in ordered)
+    return DicomSeries(_stack(ordered), affine, first.modality, first.description, rescaled)
+
+
+def named(code: str) -> str:
+    """A DICOM modality code with the words for it: "PET (PT)"."""
+    words = LABELS.get(code) or IMAGES.get(code)
+    return code if words in (None, code) else f"{words} ({code})"
+
+
+def refusal(name: str, code: str) -> str:
+    """Why a scan of a modality that no model knows is not used, in one sentence, and how to insist."""
+    insist = "" if code in LABELS else ", or insist with --modality mr (modality='mr')"
+    what = f"{name} is {named(code)} by its DICOM header"
+    return f"{what}, and the models know CT and MR; give a CT or MR series{insist}."
 
 
 def _scan(folder: Path) -> tuple[list[_Slice], list[Path]]:
@@ -117,6 +156,7 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> _Slice:
         description=text("0008|103e"),
         modality=text("0008|0060"),
         instance=text("0008|0018"),
+        rescaled=bool(text("0028|1052")),
         size=tuple(reader.GetSize()),
         components=reader.GetNumberOfComponents(),
         spacing_xy=(reader.GetSpacing()[0], reader.GetSpacing()[1]),
@@ -160,6 +200,8 @@ def _check_alike(folder: Path, slices: list[_Slice]) -> None:
     """Refuse what cannot be one stack of single-frame grey images."""
     first = slices[0]
     for item in slices:
+        if item.modality in LABELS:
+            raise InputError(refusal(f"The series in {folder}", item.modality))
         if item.components != 1:
             raise InputError(f"{item.path.name} in {folder} is a colour image ({item.components} values per voxel); choose a grey one.")
         if len(item.size) > 2 and item.size[2] > 1:

@@ -90,13 +90,14 @@ def embed_volume(volume: Volume, model: Model, device: str = "cpu", progress: Pr
     """Embed ``volume`` (its modality must be known). Raises :class:`Cancelled` when ``cancel`` is set meanwhile."""
     card, network, modality = model.card, model.network, volume.modality
     if modality is None:
-        raise ValueError(f"The modality of {volume.name} is not known; give it, or guess it with guess_modality.")
+        raise ValueError(f"The modality of {volume.name} is not known; give it, or let modality.identify find it.")
     progress(0.0, "resampling")
     raw, grid = to_canonical(volume, modality, card.spacing_mm, card.pipeline)
     searched, anatomy = _masks(raw, modality, card.spacing_mm, network.fine_stride)
     sample = None
     if card.pipeline == "standard":
-        sample = _statistics_part(raw, modality, card.spacing_mm)
+        if modality == "mr" and card.intensity.mr_rule == "percentiles":
+            sample = _statistics_part(raw, card.spacing_mm)
         box, cells = bounding_box(searched, raw.shape, network.fine_stride)
         raw, searched, anatomy = raw[box], searched[cells], anatomy[cells]
         grid = grid.cropped([part.start for part in box], raw.shape)
@@ -220,12 +221,10 @@ def _masks(raw: NDArray, modality: Modality, spacing_mm: float, stride: Size) ->
     return searched, anatomy if anatomy.any() else searched
 
 
-def _statistics_part(raw: NDArray, modality: Modality, spacing_mm: float) -> NDArray | None:
+def _statistics_part(raw: NDArray, spacing_mm: float) -> NDArray:
     """The part of an MR that models up to compact-ct-mr-3 took its percentiles from: the box of the body mask of their time, with a margin."""
-    if modality == "ct":
-        return None
     step = 2
-    mask = approximate_body(raw[::step, ::step, ::step], modality, step * spacing_mm)
+    mask = approximate_body(raw[::step, ::step, ::step], "mr", step * spacing_mm)
     if not mask.any():
         return raw
     box = []

@@ -16,11 +16,12 @@ import numpy as np
 from .errors import InputError
 from .geometry import FloatArray
 from .matching import Match, Searchable
+from .modality import Identified, identify
 from .options import MatchOptions
 from .points import PointList, read_points
 from .progress import Progress, silent
 from .session import Session
-from .volume import Modality, Volume, read_volume
+from .volume import Modality, read_volume
 
 IDENTITY_POINTS = 200
 IDENTITY_SEED = 20_200
@@ -104,9 +105,9 @@ def evaluate(
     options: MatchOptions | None = None,
     modality: Modality | None = None,
     progress: Progress = silent,
-    keep: Callable[[str, Volume], None] = lambda name, volume: None,
+    keep: Callable[[Identified], None] = lambda found: None,
 ) -> Evaluation:
-    """Match every pair; each scan is read and embedded once. ``keep`` is handed every scan read and its name, for pictures."""
+    """Match every pair; each scan is read and embedded once. ``keep`` is handed every scan as it was taken."""
     embedded: dict[Path, Searchable] = {}
     outcomes: list[Outcome] = []
     seconds_embed = seconds_match = 0.0
@@ -116,9 +117,10 @@ def evaluate(
                 progress(n / len(pairs), f"embedding {path.name}")
                 volume = read_volume(path, modality)
                 volume = replace(volume, name=unique_name(volume.name, [s.embedding.name for s in embedded.values()]))
-                keep(volume.name, volume)
+                found = identify(volume)
+                keep(found)
                 start = time.perf_counter()
-                embedded[path] = session.embed(volume)
+                embedded[path] = session.embed(found.volume)
                 seconds_embed += time.perf_counter() - start
         template, target = embedded[pair.template], embedded[pair.target]
         labels, points, truth = _queries(pair, template, target)

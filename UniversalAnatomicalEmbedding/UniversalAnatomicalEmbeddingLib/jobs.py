@@ -6,7 +6,6 @@ import gc
 import inspect
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -17,12 +16,12 @@ from .cache import Cache, default_folder
 from .diagnostics import probe, probe_device
 from .errors import InputError
 from .messages import load_staged
+from .modality import identify
 from .options import RegisterOptions
 from .progress import Progress, check, silent
 from .registration import write_transform
 from .releases import import_model
 from .session import Session, choose_device
-from .volume import guess_modality
 
 
 class Jobs:
@@ -65,12 +64,13 @@ class Jobs:
     def embed(self, volume: Any, model: str | None = None, device: str = "auto", cache: str | None = None) -> dict[str, Any]:
         """Embed a scan into the cache. ``Cache(Path(result["cache"])).load(result["key"], result["name"])`` gives the Embedding.
 
-        Also answers "modality" (as guessed where it was not known), "model" and "fingerprint" (id, and hash of the weights), "device", "seconds", and
-        "notice": what the user should know, else "".
+        Also answers "modality" (as guessed where it was not known), "taken" (what the scan was taken
+        for, a line for people), "model" and "fingerprint" (id, and hash of the weights), "device",
+        "seconds", and "notice": what the user should know, else "".
         """
         start = time.perf_counter()
-        scan = load_staged(volume)
-        scan = replace(scan, modality=scan.modality or guess_modality(scan.array))
+        found = identify(load_staged(volume))
+        scan = found.volume
         session = self._warm(model, device, cache)
         key, embedding = session.embed_stored(scan, self._progress, self._cancel)
         return {
@@ -78,6 +78,7 @@ class Jobs:
             "key": key,
             "name": embedding.name,
             "modality": scan.modality,
+            "taken": found.text,
             "model": embedding.model_id,
             "fingerprint": session.fingerprint,
             "device": session.device,
@@ -99,19 +100,21 @@ class Jobs:
         """Register ``moving`` to ``fixed`` and write the ITK transform file ``out`` (``.h5``, ``.tfm`` or ``.txt``; fixed to moving points).
 
         ``options``: fields of :class:`RegisterOptions`; ``landmarks``: two lists of N LPS mm points, fixed and moving, that then decide alone.
-        Answers "transform" (the path), "report" (the figures of the registration), "device" and "notice".
+        Answers "transform" (the path), "report" (the figures of the registration), "taken" (what both
+        scans were taken for), "device" and "notice".
         """
         try:
             chosen = RegisterOptions(**(options or {}))
         except TypeError as error:
             raise InputError(f"The registration options cannot be read: {error}.") from None
-        scans = load_staged(fixed), load_staged(moving)
+        found = identify(load_staged(fixed)), identify(load_staged(moving))
         session = self._warm(model, device, cache)
         pairs = None if landmarks is None else (landmarks[0], landmarks[1])
-        result = session.register(*scans, chosen, self._progress, self._cancel, pairs)
+        result = session.register(found[0].volume, found[1].volume, chosen, self._progress, self._cancel, pairs)
         check(self._cancel)
         write_transform(result.transform, out)
-        return {"transform": str(out), "report": result.report(), "device": session.device, "notice": self._notice}
+        taken = [one.text for one in found]
+        return {"transform": str(out), "report": result.report(), "taken": taken, "device": session.device, "notice": self._notice}
 
     def import_weights(self, path: str) -> dict[str, Any]:
         """Bring a weights file into the user's model folder (see :func:`.releases.import_model`): "model", its id, and "notices" about it."""

@@ -48,7 +48,7 @@ def load_staged(record: Any) -> Volume:
     try:
         array = np.load(record["array"], allow_pickle=False)
         grid = Grid(array.shape, np.array(record["affine"], dtype=np.float64))
-        return Volume(array, grid, record["modality"], record["name"])
+        return Volume(array, grid, record["modality"], record["name"], record["header"], record["rescaled"])
     except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
         raise InputError(f"The scan handed to the worker cannot be read ({error}). Submit the job again.") from error
 
@@ -72,7 +72,8 @@ def remove_stale_folders(parent: Path) -> None:
 
 def _stage_volume(volume: Volume, file: Path) -> dict[str, Any]:
     np.save(file, np.ascontiguousarray(volume.array), allow_pickle=False)
-    return {"array": str(file), "affine": volume.grid.affine.tolist(), "modality": volume.modality, "name": volume.name}
+    stated = {"modality": volume.modality, "name": volume.name, "header": volume.header, "rescaled": volume.rescaled}
+    return {"array": str(file), "affine": volume.grid.affine.tolist(), **stated}
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -126,7 +126,10 @@ def volume_from_node(node: Node, modality: Modality | None = None) -> Volume:
         sentence = _("{name} has {count} values per voxel; a scalar scan is needed. Extract one component or time point.")
         raise InputError(sentence.format(name=node.GetName(), count=count))
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
-    return from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), modality or _modality(node), node.GetName())
+    header = _header(node)
+    known = modality or _kept(node) or DICOM_MODALITIES.get(header)
+    volume = from_array(voxels, pose(node) @ FLIP @ _ijk_to_ras(node), known, node.GetName())
+    return replace(volume, header=header)
 
 
 def volume_to_node(scene: Any, volume: Volume) -> Node:
@@ -180,15 +183,18 @@ def _ijk_to_ras(node: Node) -> FloatArray:
     return _numpy(matrix)
 
 
-def _modality(node: Node) -> Modality | None:
-    """What :func:`volume_to_node` kept, or the DICOM header said."""
+def _kept(node: Node) -> Modality | None:
+    """What :func:`volume_to_node` kept."""
     kept = attribute(node, "Modality")
-    if kept in get_args(Modality):
-        return cast(Modality, kept)
+    return cast(Modality, kept) if kept in get_args(Modality) else None
+
+
+def _header(node: Node) -> str:
+    """The modality code of the DICOM header that the volume was loaded from; "" for none."""
     hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if node.GetScene() else None
     if hierarchy is None or not (item := hierarchy.GetItemByDataNode(node)):
-        return None
-    return DICOM_MODALITIES.get(hierarchy.GetItemAttribute(item, "DICOM.Modality"))
+        return ""
+    return str(hierarchy.GetItemAttribute(item, "DICOM.Modality") or "")
 
 
 # --- point lists ----------------------------------------------------------------------------------------------------------------------

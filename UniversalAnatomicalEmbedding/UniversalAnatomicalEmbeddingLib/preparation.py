@@ -88,6 +88,7 @@ class Preparation:
             self.bench.use_engine(
                 engine, {"Model": result["model"], "ModelSha256": result["fingerprint"], "Version": __version__, "Device": result["device"]}
             )
+        self.bench.presenter.readiness.identified(volume, result.get("taken", ""))
         self.bench.ready(volume, snapshot, searchable)
         if result["notice"]:
             self._notice(result["notice"])

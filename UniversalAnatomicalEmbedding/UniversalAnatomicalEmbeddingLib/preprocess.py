@@ -12,11 +12,12 @@ from scipy import ndimage
 
 from .errors import InputError
 from .geometry import Grid
+from .hounsfield import AIR_HU
+from .patient import believable, patient_limit
 from .volume import Modality, Volume
 
 PREPROCESS_VERSION = 3  # raised with every change of what a scan becomes: what was stored under another one is made anew
 INPUT_VERSION = 1  # the version that last changed what a network sees; models since then can be used
-AIR_HU = -1024.0
 LONGEST_MM = 4000.0  # no patient is; such a scan states its spacing in another unit
 PART_OF_LARGEST = 1 / 3
 
@@ -36,9 +37,13 @@ one, air is searched as well.
 class Intensity:
     """How a model wants its input scaled.
 
-    CT: piecewise-linear through ``ct_knots`` (HU, value), constant beyond both ends. MR: the ``mr_percentiles`` of the scan (the upper one of
-    its foreground only, where ``mr_foreground``) go linearly to ``mr_range``, constant beyond. ``mr_whole``: the two are cut to whole numbers
-    first, the upper one at least 1, as the published code does.
+    CT: piecewise-linear through ``ct_knots`` (HU, value), constant beyond both ends. MR: two
+    intensities go linearly to ``mr_range``, constant beyond. The lower is the first of
+    ``mr_percentiles``. The upper is by ``mr_rule`` "patient" what the patient reaches
+    (:func:`.patient.patient_limit`); by "percentiles", the rule of models up to compact-ct-mr-3 and of
+    the released ones, the second of ``mr_percentiles`` (of the foreground only, where
+    ``mr_foreground``), unless artefacts lift it far above the patient. ``mr_whole``: the two are cut to
+    whole numbers first, the upper one at least 1, as the published code does, artefacts or not.
     """
 
     ct_knots: tuple[tuple[float, float], ...] = ((-1024.0, -1.0), (-200.0, -0.4), (250.0, 0.6), (1500.0, 1.0))
@@ -46,6 +51,7 @@ class Intensity:
     mr_range: tuple[float, float] = (-1.0, 0.9)
     mr_foreground: bool = True
     mr_whole: bool = False
+    mr_rule: Literal["patient", "percentiles"] = "patient"
 
     def air(self, modality: Modality) -> float:
         """The scaled value of everything outside the field of view."""
@@ -110,11 +116,16 @@ def scale_intensity(
 
 def mr_limits(image: Image, intensity: Intensity) -> tuple[float, float]:
     """The two raw intensities that an MR scan is clipped to; the upper is always above the lower."""
-    foreground = image[image > image.mean()] if intensity.mr_foreground else image
     low = float(np.percentile(image, intensity.mr_percentiles[0]))
+    reached = patient_limit(image) if intensity.mr_rule == "patient" else None
+    if reached is not None:
+        return low, max(reached, low + 1e-6)
+    foreground = image[image > image.mean()] if intensity.mr_foreground else image
     high = float(np.percentile(foreground, intensity.mr_percentiles[1])) if foreground.size else low
     if intensity.mr_whole:
         low, high = float(int(low)), max(float(int(high)), 1.0)
+    else:
+        high = believable(image, high)
     return low, max(high, low + 1e-6)
 
 

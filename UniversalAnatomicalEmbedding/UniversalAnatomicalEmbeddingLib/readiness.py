@@ -44,15 +44,25 @@ class Readiness:
     def __init__(self, changed: Callable[[], None]) -> None:
         self.cancelling = False
         self._status: dict[str, VolumeStatus] = {}
+        self._taken: dict[str, str] = {}
         self._changed = changed
 
     def status(self, volume: str) -> VolumeStatus:
         """Where a volume stands."""
         return self._status.get(volume, VolumeStatus())
 
+    def taken(self, volume: str) -> str:
+        """What the volume was taken for when it was embedded, a line for people ("CT, guessed"); "" before."""
+        return self._taken.get(volume, "")
+
+    def identified(self, volume: str, taken: str) -> None:
+        """The worker has said what it takes a volume for (told to nobody: that it is ready follows)."""
+        self._taken[volume] = taken
+
     def keep(self, volumes: Collection[str]) -> None:
         """Forget all volumes but these (told to nobody: the caller does)."""
         self._status = {v: s for v, s in self._status.items() if v in volumes}
+        self._taken = {v: t for v, t in self._taken.items() if v in volumes}
 
     def reset(self) -> None:
         """No volume is prepared any more; what is being prepared goes on, what failed stays failed."""

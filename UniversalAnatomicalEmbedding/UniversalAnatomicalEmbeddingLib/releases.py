@@ -22,7 +22,7 @@ from .errors import InputError
 from .preprocess import Intensity
 from .progress import Progress, silent
 
-RELEASED_INTENSITY = Intensity(((-1024.0, -50.0), (3071.0, 205.0)), (0.2, 99.8), (-50.0, 205.0), mr_foreground=False)
+RELEASED_INTENSITY = Intensity(((-1024.0, -50.0), (3071.0, 205.0)), (0.2, 99.8), (-50.0, 205.0), mr_foreground=False, mr_rule="percentiles")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from .hounsfield import AIR_HU
 from .volume import Modality
 
 Mask = NDArray[np.bool_]
@@ -17,7 +18,7 @@ Box = tuple[slice, slice, slice]
 
 SURROUNDINGS_MM = 12.0
 CELL_MM = 4.0
-CT_AIR_HU = (-1024.0, -950.0)
+CT_AIR_MOST_HU = -950.0
 MR_AIR_SHARE = 0.2  # of the mean brightness: what is more is not air, whatever the noise
 FLAT_SD = 5.0
 BRIGHTEST = 90  # percentile that window means are cut to, against a few hot slices or a coil in the body
@@ -31,7 +32,7 @@ def cell_means(image: NDArray, stride_zyx: tuple[int, int, int], modality: Modal
 
     The last cells along an axis may be cut. What a CT has below -1024 HU is padding: air.
     """
-    floor = CT_AIR_HU[0] if modality == "ct" else -np.inf
+    floor = AIR_HU if modality == "ct" else -np.inf
     starts = [np.arange(0, n, k) for n, k in zip(image.shape, stride_zyx, strict=True)]
     total = np.empty((len(starts[0]), *image.shape[1:]), dtype=np.float32)
     for row, start in zip(total, starts[0], strict=True):  # slab by slab: no second copy of the scan
@@ -54,7 +55,7 @@ def air_ceiling(cells: NDArray[np.float32], modality: Modality) -> float:
     mean, spread = _windows(cells)
     darkest = float(cells.min())
     if modality == "ct":
-        most = CT_AIR_HU[1]
+        most = CT_AIR_MOST_HU
     else:
         bright = np.minimum(mean, np.percentile(mean, BRIGHTEST)).mean()
         most = darkest + MR_AIR_SHARE * float(bright - darkest)
@@ -83,7 +84,7 @@ def approximate_anatomy(cells: NDArray[np.float32], modality: Modality, cell_mm:
     What is not air, less what is thinner than three cells (clothes, wires, the edge of a table), closed over 8 mm. A mattress may
     stay. Nothing where the scan shows but air.
     """
-    ceiling = CT_AIR_HU[1] if modality == "ct" else air_ceiling(cells, modality)
+    ceiling = CT_AIR_MOST_HU if modality == "ct" else air_ceiling(cells, modality)
     occupied = np.pad(cells > ceiling, 1, mode="edge")
     thick = ndimage.binary_opening(occupied, np.ones((3, 3, 3)))[1:-1, 1:-1, 1:-1]
     reach = max(1, round(CLOSED_MM / cell_mm))

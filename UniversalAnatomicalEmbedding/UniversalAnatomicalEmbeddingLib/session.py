@@ -19,11 +19,12 @@ from .errors import InputError
 from .geometry import Grid
 from .matching import Calibration, Match, Searchable, match_points
 from .matching.guide import guide_between
+from .modality import identify
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions, RegisterOptions
 from .progress import Progress, check, part, silent
 from .registration import Registration, Scan, register, register_landmarks
-from .volume import Volume, from_array, guess_modality, require_3d
+from .volume import Volume, from_array, require_3d
 
 
 class Session:
@@ -47,7 +48,7 @@ class Session:
         self.calibration = Calibration.from_card(loaded.card.calibration)
 
     def embed(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> Searchable:
-        """Embed a scan, or take it from the cache. An unknown modality is guessed from the intensities.
+        """Embed a scan as :func:`.modality.identify` takes it, or take its embedding from the cache.
 
         Raises :class:`InputError` for a scan that this model cannot take, :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
@@ -55,12 +56,12 @@ class Session:
 
     def embed_stored(self, volume: Volume, progress: Progress = silent, cancel: Event | None = None) -> tuple[str, Embedding]:
         """As :meth:`embed`, for a caller that will search elsewhere: the key in the cache ("" without one), and the embedding."""
-        volume = require_3d(from_array(volume.array, volume.grid.affine, volume.modality, volume.name))
-        card, modality = self.model.card, volume.modality or guess_modality(volume.array)
-        volume = replace(volume, modality=modality)
-        if modality not in card.modality:
+        cleaned = from_array(volume.array, volume.grid.affine, volume.modality, volume.name)
+        volume = identify(require_3d(replace(volume, array=cleaned.array))).volume
+        card = self.model.card
+        if volume.modality not in card.modality:
             raise InputError(
-                f"{volume.name} is {modality.upper()}, but model {card.id} is for {', '.join(card.modality).upper()}. Choose another model."
+                f"{volume.name} is {str(volume.modality).upper()}, but model {card.id} is for {', '.join(card.modality).upper()}. Choose another model."
             )
         key = cache_key(volume, card, self.fingerprint) if self.cache else ""
         embedding = self.cache.load(key, volume.name) if self.cache else None
@@ -108,7 +109,7 @@ class Session:
         ``landmarks``: pairs (N, 3), (N, 3) LPS mm, fixed and moving; then they alone decide and nothing is embedded. Raises
         :class:`InputError` (:class:`NoCommonAnatomy` where the scans share too little), :class:`Cancelled` when ``cancel`` is set meanwhile.
         """
-        fixed, moving = (replace(v, modality=v.modality or guess_modality(v.array)) for v in (require_3d(fixed), require_3d(moving)))
+        fixed, moving = (identify(require_3d(v)).volume for v in (fixed, moving))
         if landmarks is not None:
             return register_landmarks(*landmarks, options, fixed, moving, progress, cancel)
         check(cancel)

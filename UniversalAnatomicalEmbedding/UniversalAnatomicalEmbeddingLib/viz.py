@@ -16,7 +16,8 @@ from scipy import ndimage
 from .evaluation import Outcome
 from .geometry import FloatArray
 from .matching import Match
-from .volume import Volume, guess_modality
+from .modality import modality_of
+from .volume import Volume
 
 matplotlib.rcParams["svg.fonttype"] = "none"
 PLANES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
@@ -52,7 +53,7 @@ def plane_image(volume: Volume, point_lps: FloatArray, plane: str, size_mm: floa
 
 def display_window(volume: Volume) -> tuple[float, float]:
     """Grey limits: a wide mediastinal window for CT, the 1st to 99.5th percentile for anything else."""
-    if (volume.modality or guess_modality(volume.array)) == "ct":
+    if modality_of(volume) == "ct":
         return CT_WINDOW_HU
     step = max(1, round((volume.array.size / 1_000_000) ** (1 / 3)))
     low, high = np.percentile(volume.array[::step, ::step, ::step], [1, 99.5])

@@ -6,7 +6,7 @@ import gzip
 import os
 import tempfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal, cast, get_args
 
@@ -29,12 +29,19 @@ DICOM_MODALITIES: dict[str, Modality] = {"CT": "ct", "MR": "mr", "CR": "xray", "
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """Voxels ``(Z, Y, X)`` (one slice for a 2-D image), their grid (LPS mm), and what made them (None: not known)."""
+    """Voxels ``(Z, Y, X)`` (one slice for a 2-D image), their grid (LPS mm), and what made them (None: not known).
+
+    ``header``: the modality code of the DICOM header ("CT", "PT"; "": there is none). ``rescaled``:
+    False where a DICOM header lacks the rescale tags, so that the voxels may be stored values. What a
+    scan is taken for is for :func:`.modality.identify` to say.
+    """
 
     array: NDArray
     grid: Grid
     modality: Modality | None = None
     name: str = "volume"
+    header: str = ""
+    rescaled: bool = True
 
     def __post_init__(self) -> None:
         if self.array.shape != self.grid.shape_zyx:
@@ -58,7 +65,9 @@ def read_volume(path: str | Path, modality: Modality | None = None, series: str 
     if path.is_dir():
         found = read_series(path, series)
         name = found.description or path.resolve().name
-        return _volume(found.array, found.affine, modality or DICOM_MODALITIES.get(found.modality), name, str(path))
+        known = modality or DICOM_MODALITIES.get(found.modality)
+        volume = _volume(found.array, found.affine, known, name, str(path))
+        return replace(volume, header=found.modality, rescaled=found.rescaled)
     if series is not None:
         raise InputError(f"{path} is a file; series={series} applies to a folder of DICOM files only.")
     extension = _extension(path)
@@ -130,22 +139,6 @@ def require_3d(volume: Volume) -> Volume:
         z, y, x = volume.grid.shape_zyx
         raise InputError(f"{volume.name} has {x} x {y} x {z} voxels; a 3-D scan with at least 3 slices is needed. Load the whole series.")
     return volume
-
-
-def guess_modality(array: NDArray) -> Literal["ct", "mr"]:
-    """Guess from intensities alone: Hounsfield units or not.
-
-    CT: nearly all voxels lie between air and dense tissue (-1100 to 300; constant padding below -1200 is ignored) and some are air or lung.
-    Everything else counts as MR, CT that lacks its rescaling to HU too.
-    """
-    step = max(1, round((array.size / 1_000_000) ** (1 / 3)))
-    sample = np.asarray(array[tuple(slice(None, None, step if n > step else 1) for n in array.shape)], dtype=np.float32)
-    sample = sample[np.isfinite(sample) & (sample > -1200)]
-    if sample.size == 0:
-        return "mr"
-    gas = np.mean(sample < -300)
-    hounsfield = np.mean((sample >= -1100) & (sample <= 300))
-    return "ct" if gas > 0.002 and hounsfield > 0.8 else "mr"
 
 
 def _extension(path: Path) -> str:

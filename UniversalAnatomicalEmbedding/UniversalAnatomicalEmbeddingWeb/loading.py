@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from UniversalAnatomicalEmbeddingLib import mrml
 from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib.modality import identify
 from UniversalAnatomicalEmbeddingLib.points import write_points
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume, guess_modality, read_volume, require_3d
+from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume, read_volume, require_3d
 
 from . import state
 from .files import LANDMARKS, Root, Uploads
@@ -83,13 +84,22 @@ class Loading:
         scene, volume = self.logic.scene, require_3d(volume)
         if len(self.shown) >= MOST_SCANS:
             raise InputError(f"{MOST_SCANS} scans are open, more do not fit on a page. Close one first.")
-        modality = volume.modality or guess_modality(volume.array)
+        found = identify(volume)
+        modality = str(found.volume.modality)
         names = preset_names(modality)
         scene.StartState(scene.BatchProcessState)
-        node = mrml.volume_to_node(scene, replace(volume, modality=modality, name=scene.GenerateUniqueName(volume.name)))
+        node = mrml.volume_to_node(scene, replace(found.volume, name=scene.GenerateUniqueName(volume.name)))
         apply_preset(node, names[0], modality)
         row = self.logic.rows.open(node)
-        self.shown[row.volume] = {"views": list(row.views), "modality": modality.upper(), "presets": list(names), "preset": names[0]}
+        self.shown[row.volume] = {
+            "views": list(row.views),
+            "modality": modality.upper(),
+            "taken": found.text,
+            "presets": list(names),
+            "preset": names[0],
+        }
+        if found.how == "guessed" or found.remarks:
+            self.logic.tell(f"{volume.name}: {found.text}")
         scene.EndState(scene.BatchProcessState)
         return row.volume
 

@@ -168,6 +168,7 @@ class VolumeSection:
                 status = self.presenter.readiness.status(volume)
                 checked = None if volume == template else volume in self.presenter.targets
                 put(table, row, 0, self.presenter.volumes[volume], checked=checked)
-                put(table, row, 1, status.text, status.state, status.reason or status.step)
+                hint = "\n".join(filter(None, (status.reason or status.step, self.presenter.readiness.taken(volume))))
+                put(table, row, 1, status.text, status.state, hint)
             table.horizontalHeader().setStretchLastSection(True)
             table.resizeColumnToContents(0)

@@ -14,10 +14,11 @@ from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
 from ..geometry import FloatArray, Grid
+from ..modality import modality_of
 from ..preprocess import to_canonical
 from ..progress import Cancelled, check
 from ..search_space import anatomy_voxels
-from ..volume import Modality, Volume, guess_modality, to_sitk
+from ..volume import Volume, to_sitk
 from .linear import Model, apply, distinct, inverted, mean_distance
 
 COARSE_MM, FINE_MM = 8.0, 2.0
@@ -145,7 +146,7 @@ def _size(mask: sitk.Image) -> int:
 
 
 def _prepared(volume: Volume, spacing_mm: float) -> Prepared:
-    modality: Modality = volume.modality or guess_modality(volume.array)
+    modality = modality_of(volume)
     raw, grid = to_canonical(volume, modality, spacing_mm)
     everywhere = Volume(np.ones(volume.grid.shape_zyx, dtype=np.float32), volume.grid)
     shown = to_canonical(everywhere, "ct", spacing_mm)[0] > 0

@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from ..errors import InputError
 from ..geometry import FloatArray, Grid
-from ..preprocess import AIR_HU
-from ..volume import Volume, guess_modality
+from ..hounsfield import AIR_HU
+from ..modality import identify
+from ..volume import Volume
 
 EXTENSIONS = (".h5", ".tfm", ".txt")
 ROWS_AT_ONCE = 1 << 20
@@ -82,8 +83,8 @@ class Transform:
 
     def resample(self, moving: Volume, grid: Grid) -> Volume:
         """The moving scan on a grid of the fixed scan, linear, its voxel type kept; air (CT: -1024 HU, else the minimum) where it shows nothing."""
-        modality = moving.modality or guess_modality(moving.array)
-        outside = AIR_HU if modality == "ct" else float(moving.array.min())
+        moving = identify(moving).volume  # no padding is mixed into tissue
+        outside = AIR_HU if moving.modality == "ct" else float(moving.array.min())
         source = moving.array.astype(np.float32, copy=False)
         result = np.empty(int(np.prod(grid.shape_zyx)), dtype=np.float32)
         for start in range(0, len(result), ROWS_AT_ONCE):
