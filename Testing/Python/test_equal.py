@@ -1,4 +1,4 @@
-"""The proof that a step changes nothing: numbers are kept to the bit, and every difference is told."""
+"""Proving that a step changes nothing: numbers kept to the bit, every difference told."""
 
 from __future__ import annotations
 

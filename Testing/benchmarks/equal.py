@@ -163,7 +163,7 @@ def run(out: Path, data: Path) -> None:
 
 
 def differences(before: Values, after: Values) -> list[str]:
-    """One line for each value that is not the same, in the order of ``before``, then what is new."""
+    """One line for each value that is not the same, in the order of ``before``, then the new."""
     lines = [
         f"{name}: {_difference(value, after[name])}" if name in after else f"{name}: is gone"
         for name, value in before.items()
