@@ -71,6 +71,18 @@ def test_what_is_gone_and_what_is_new_is_a_difference(
     assert equal.compare(files[0], stored(tmp_path / "c.json", VALUES, "2.14")) == 0
 
 
+def test_many_differences_are_counted_not_all_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        stored(tmp_path / f"{value}.json", dict.fromkeys(map(str, range(60)), value))
+        for value in ("one", "other")
+    ]
+    assert equal.compare(*files) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 52 and lines[-2:] == ["... and 10 more", "60 of 60 values differ."]
+
+
 def test_a_value_stands_for_its_numbers_to_the_bit_their_type_and_their_shape() -> None:
     array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     other = array.copy()
