@@ -51,6 +51,17 @@ def test_pairs_are_the_same_anatomy_both_ways() -> None:
         assert np.percentile(error[side], 95) < 6
 
 
+def test_each_pair_says_in_which_scan_its_keypoint_was_set() -> None:
+    pairs = find_correspondences(FIXED, PART, 200, 0)
+
+    def among(points: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+        return (points[:, None] == keypoints).all(axis=2).any(axis=1)
+
+    assert among(pairs.fixed_lps, pairs.fixed_keypoints).tolist() == pairs.forward.tolist()
+    assert among(pairs.moving_lps, pairs.moving_keypoints).tolist() == (~pairs.forward).tolist()
+    assert 0 < pairs.forward.sum() != (~pairs.forward).sum(), "unequal halves, or it shows nothing"
+
+
 def test_a_scan_of_a_small_part_is_matched_to_that_part() -> None:
     pairs = find_correspondences(FIXED, PART, 400, 0)
     error = np.linalg.norm(pairs.moving_lps - pairs.fixed_lps, axis=1)

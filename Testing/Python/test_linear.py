@@ -13,6 +13,7 @@ from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.registration.correspondences import Correspondences
 from UniversalAnatomicalEmbeddingLib.registration.linear import (
     Model,
+    consensus,
     expected_tre,
     find_linear,
     fit_both_ways,
@@ -140,6 +141,13 @@ def test_a_much_smaller_patient_is_found_too() -> None:
     fit = find_linear("similarity", noisy_pairs(truth, 800, 12.0, 0.5), 0)[0]
     points = body(200, 9)
     assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(truth, points), axis=1)) < 4
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.4])
+def test_triples_of_exact_pairs_give_the_exact_similarity(scale: float) -> None:
+    truth = motion((5, -3, 4), (40, -80, 15), scale=scale)
+    best = consensus("similarity", noisy_pairs(truth, 200, 0.0, 0.0), 0)[0]
+    np.testing.assert_allclose(best, truth, atol=1e-6)
 
 
 def test_no_triple_that_fits_is_no_map() -> None:

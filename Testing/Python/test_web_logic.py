@@ -322,11 +322,16 @@ def test_the_template_is_fixed_and_the_first_other_scan_moves_until_a_person_cho
     assert (desk.shown["reg"]["fixed"], desk.shown["reg"]["moving"]) == (desk.ids[0], desk.ids[1])
     desk.do("register_choose", "fixed", desk.ids[1])
     assert (desk.shown["reg"]["fixed"], desk.shown["reg"]["moving"]) == (desk.ids[1], desk.ids[0])
+    desk.do("register_choose", "fixed", desk.ids[2])
+    desk.do("register_choose", "moving", desk.ids[2])
+    chosen = desk.shown["reg"]["fixed"], desk.shown["reg"]["moving"]
+    assert chosen == (desk.ids[0], desk.ids[2]), "they change sides"
     desk.do("register_choose", "stage", "no stage")
     assert desk.shown["reg"]["stage"] == "affine"
 
 
 def test_a_registration_is_asked_for_as_chosen_and_drawn_over_the_fixed_scan(desk: Desk) -> None:
+    desk.node(2).GetDisplayNode().SetWindowLevel(123, 45)
     job = register(desk, 1, 2)
     assert (job["fixed"].name, job["moving"].name) == ("second", "third")
     assert (job["options"]["stage"], job["model"], job["device"]) == ("rigid", "m", "cpu")
@@ -340,6 +345,8 @@ def test_a_registration_is_asked_for_as_chosen_and_drawn_over_the_fixed_scan(des
         expected = Transform(matrix).resample(moving, fixed.grid.axis_aligned(2.0))
         assert np.allclose(drawn.grid.affine, expected.grid.affine)
         assert np.array_equal(drawn.array, expected.array)
+        display = foreground(desk, 1).GetDisplayNode()
+        assert (display.GetWindow(), display.GetLevel()) == (123, 45), "as the moving scan's"
         assert foreground(desk, 0) is None and foreground(desk, 2) is None
     desk.do("register_show", "off")
     assert foreground(desk, 1) is None

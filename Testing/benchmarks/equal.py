@@ -1,10 +1,10 @@
 """Prove that a rebuilding step changes nothing, to the bit.
 
 Before the step ``python Testing/benchmarks/equal.py run --out before.json``, after it ``... run
---out after.json``, then ``... compare before.json after.json``: prints what differs (50 lines at most),
-and exits 1 if anything does. It works on one thread, for sums depend on how they are shared out; compare runs of
-one machine and of the same versions of its packages only. Of the package it knows the session, the
-readers and the options, so that it outlives a move of everything else.
+--out after.json``, then ``... compare before.json after.json``: prints what differs (50 lines at
+most), and exits 1 if anything does. It works on one thread, for sums depend on how they are shared
+out; compare runs of one machine and of the same versions of its packages only. Of the package it
+knows the session, the readers and the options, so that it outlives a move of everything else.
 """
 
 from __future__ import annotations
