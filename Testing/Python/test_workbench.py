@@ -549,6 +549,20 @@ def test_live_cursor_follows_the_last_position_only(t: Table) -> None:
     assert not any(t.scene.IsNodePresent(n) for n in crosses)
 
 
+def test_a_layout_is_centred_on_its_volume_and_an_overlay_takes_no_view_from_it(t: Table) -> None:
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = [10, -20, 30]
+    grid = Grid((20, 30, 40), affine)
+    array = np.zeros(grid.shape_zyx, np.int16)
+    flat = mrml.volume_to_node(t.scene, Volume(array, grid, "ct", "flat"))
+    view = add_view(t.scene, views.view_tag(0, "Axial"), None)
+    views.fill_layout(t.scene, [flat])
+    middle = [view.GetSliceToRAS().GetElement(i, 3) for i in range(3)]
+    assert np.allclose(middle, grid.corners().mean(axis=0) * [-1, -1, 1])
+    views.show_overlay(t.scene, t.b, flat)
+    assert views.views_of(t.scene, flat) == [view] and views.views_of(t.scene, t.b) == []
+
+
 class Crosshair:
     """The scene's cross-hair as far as the cursor asks it: the view and the place, RAS."""
 
