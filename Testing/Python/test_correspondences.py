@@ -27,7 +27,7 @@ def test_keypoints_lie_in_the_body_and_cover_it() -> None:
 
 
 def test_a_body_that_fills_the_scan_gets_one_keypoint_in_each_cell() -> None:
-    """As many keypoints as cells: cubes and cells coincide, so half a cell of error would empty those at an end."""
+    """Cubes and cells coincide here, so half a cell of error would empty those at an end."""
     whole = coded_scan(lps_grid((-18, -12, -14), (36, 24, 28)), lambda p: p)
     body = np.asarray(whole.embedding.body)
     assert body.all()
@@ -49,6 +49,17 @@ def test_pairs_are_the_same_anatomy_both_ways() -> None:
         assert side.sum() > 100
         assert np.median(error[side]) < 1.5
         assert np.percentile(error[side], 95) < 6
+
+
+def test_each_pair_says_in_which_scan_its_keypoint_was_set() -> None:
+    pairs = find_correspondences(FIXED, PART, 200, 0)
+
+    def among(points: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+        return (points[:, None] == keypoints).all(axis=2).any(axis=1)
+
+    assert among(pairs.fixed_lps, pairs.fixed_keypoints).tolist() == pairs.forward.tolist()
+    assert among(pairs.moving_lps, pairs.moving_keypoints).tolist() == (~pairs.forward).tolist()
+    assert 0 < pairs.forward.sum() != (~pairs.forward).sum(), "unequal halves, or it shows nothing"
 
 
 def test_a_scan_of_a_small_part_is_matched_to_that_part() -> None:

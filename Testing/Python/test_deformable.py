@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from positions import ball, carried, coded_scan, lps_grid, motion
 
+from UniversalAnatomicalEmbeddingLib.geometry import Grid
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.progress import Cancelled, silent
+from UniversalAnatomicalEmbeddingLib.registration import deformable
 from UniversalAnatomicalEmbeddingLib.registration.deformable import dense_field, field_grid, tapered, thin_plate, thin_plate_field, unfolded
 from UniversalAnatomicalEmbeddingLib.registration.transform import Transform, jacobian
 
@@ -67,6 +69,24 @@ def test_the_consistent_field_is_as_true() -> None:
     field, grid = dense_field(FIXED, MOVING, MOVE, RegisterOptions(stage="deformable", inverse_consistent=True), silent, None)
     after = errors(Transform(MOVE, field, grid))
     assert np.median(after) < 2.5
+
+
+def test_the_way_back_covers_what_the_moving_scan_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[deformable.Way] = []
+
+    def unmoved(way: deformable.Way, *rest: object) -> tuple[np.ndarray, Grid]:
+        ways.append(way)
+        grid = field_grid(way.around, 40.0)
+        return np.zeros((*grid.shape_zyx, 3)), grid
+
+    monkeypatch.setattr(deformable, "_one_way", unmoved)
+    options = RegisterOptions(stage="deformable", inverse_consistent=True)
+    dense_field(FIXED, MOVING, MOVE, options, silent, None)
+    there, back = ways
+    assert there.around == FIXED.embedding.grid
+    shown = carried(MOVE, back.around.corners())
+    np.testing.assert_allclose(shown, MOVING.embedding.grid.corners(), atol=1e-6)
+    assert (back.start, back.goal) == (MOVING, FIXED)
 
 
 def test_without_overlap_the_field_is_zero() -> None:

@@ -1,4 +1,4 @@
-"""The proof that a step changes nothing: numbers are kept to the bit, and every difference is told."""
+"""Proving that a step changes nothing: numbers kept to the bit, every difference told."""
 
 from __future__ import annotations
 
@@ -69,6 +69,18 @@ def test_what_is_gone_and_what_is_new_is_a_difference(
         assert lines[1] == f"register note: {words}"
         assert "Other packages" in lines[0], "a hint, no difference by itself"
     assert equal.compare(files[0], stored(tmp_path / "c.json", VALUES, "2.14")) == 0
+
+
+def test_many_differences_are_counted_not_all_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        stored(tmp_path / f"{value}.json", dict.fromkeys(map(str, range(60)), value))
+        for value in ("one", "other")
+    ]
+    assert equal.compare(*files) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 52 and lines[-2:] == ["... and 10 more", "60 of 60 values differ."]
 
 
 def test_a_value_stands_for_its_numbers_to_the_bit_their_type_and_their_shape() -> None:

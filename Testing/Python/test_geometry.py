@@ -83,7 +83,7 @@ def test_corners_are_the_eight_outer_corners(affine: np.ndarray, shape: tuple[in
 
 
 def test_a_point_beyond_the_field_of_view_is_as_far_as_its_own_axis_says() -> None:
-    """Unequal spacings and sizes: two voxels beyond a face are twice the spacing of the axis that the face ends."""
+    """Two voxels beyond a face are twice the spacing of the axis that the face ends."""
     spacing_zyx, shape = np.array([3.1, 1.3, 0.8]), (4, 5, 6)
     grid = Grid(shape, make_affine((25, -40, 70), tuple(spacing_zyx[::-1])))
     middle = (np.array(shape) - 1) / 2

@@ -11,7 +11,14 @@ from positions import carried, motion
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.registration.correspondences import Correspondences
-from UniversalAnatomicalEmbeddingLib.registration.linear import Model, expected_tre, find_linear, fit_linear
+from UniversalAnatomicalEmbeddingLib.registration.linear import (
+    Model,
+    consensus,
+    expected_tre,
+    find_linear,
+    fit_both_ways,
+    fit_linear,
+)
 
 RIGID = motion((20, -35, 60), (40, -80, 15))
 SIMILAR = motion((20, -35, 60), (40, -80, 15), scale=1.2)
@@ -118,11 +125,29 @@ def test_noise_in_the_matched_points_does_not_shrink_the_map(model: Model) -> No
     assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(TRUTH[model], points), axis=1)) < 4
 
 
+def test_both_directions_weigh_as_much_as_their_pairs() -> None:
+    """Pairs forwards say one shift, those backwards another, with a quarter of the weight."""
+    points, forward = body(400), np.arange(400) < 200
+    moving = carried(AFFINE, points) + np.where(forward[:, None], 0.0, [8.0, -4.0, 12.0])
+    weight = np.where(forward, 0.75, 0.25)
+    pairs = Correspondences(points, moving, weight, forward, points[forward], moving[~forward])
+    matrix = fit_both_ways("affine", pairs, weight, AFFINE)
+    between = carried(matrix, points) - carried(AFFINE, points)
+    np.testing.assert_allclose(between.mean(axis=0), [2, -1, 3], atol=0.2)
+
+
 def test_a_much_smaller_patient_is_found_too() -> None:
     truth = motion((5, -3, 4), (40, -80, 15), scale=0.72)
     fit = find_linear("similarity", noisy_pairs(truth, 800, 12.0, 0.5), 0)[0]
     points = body(200, 9)
     assert np.median(np.linalg.norm(carried(fit.matrix, points) - carried(truth, points), axis=1)) < 4
+
+
+@pytest.mark.parametrize("scale", [0.7, 1.4])
+def test_triples_of_exact_pairs_give_the_exact_similarity(scale: float) -> None:
+    truth = motion((5, -3, 4), (40, -80, 15), scale=scale)
+    best = consensus("similarity", noisy_pairs(truth, 200, 0.0, 0.0), 0)[0]
+    np.testing.assert_allclose(best, truth, atol=1e-6)
 
 
 def test_no_triple_that_fits_is_no_map() -> None:

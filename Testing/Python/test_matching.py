@@ -51,6 +51,26 @@ def test_a_scan_matched_to_itself_gives_the_same_points_and_closes_the_cycle(opt
         assert match.status == "found"
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_descriptors_around_a_point_are_those_at_the_offsets_of_the_target(
+    monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    template, target = synthetic(), shifted()
+    asked, query = [], template.query
+
+    def listening(points: np.ndarray, around_mm: np.ndarray | None = None) -> object:
+        asked.append((points, around_mm))
+        return query(points, around_mm)
+
+    monkeypatch.setattr(template, "query", listening)
+    match_points([(template, POINTS)], target, MatchOptions(exact=exact))
+    (around,) = [around for points, around in asked if np.array_equal(points, POINTS)]
+    if exact:
+        assert around is None
+    else:
+        np.testing.assert_array_equal(around, target.around_mm)
+
+
 def test_cycle_is_the_distance_by_which_the_way_back_misses_the_start() -> None:
     template, target = synthetic(), shifted()
     matches = match_points([(template, POINTS)], target)

@@ -91,35 +91,39 @@ COARSE = Scan(
     coded_scan(COARSE_GRID, lambda p: p, "fixed"),
 )
 TILTED, CLAIMED = motion((10, 0, 50), (40, -30, 60)), motion((60, 0, 0), (30, -20, 40))
+AROUND = (-56, -128, -40), (192, 192, 200)
 
 
-def twice_turned() -> tuple[Scan, Callable]:
-    """A moving scan that lies at TILTED; its first embedding says CLAIMED, those of turned scans are
-    true. ``embed.turned`` holds how each of these was turned, (4, 4)."""
-    grid = lps_grid((-56, -128, -40), (192, 192, 200), 4.0)
-    volume = Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving")
+def shown_at(
+    matrix: np.ndarray, low: tuple[float, float, float], size: tuple[float, float, float]
+) -> Searchable:
+    """The body of COARSE carried by a matrix (4, 4), as a scan of this field of view shows it."""
+    back = np.linalg.inv(matrix)
+    grid = lps_grid(low, size, 4.0)
+    return coded_scan(grid, lambda p: p @ back[:3, :3].T + back[:3, 3], "moving")
 
-    def seen(applied: np.ndarray, truth: np.ndarray) -> Searchable:
-        back = np.linalg.inv(applied @ truth)
-        corners = carried(applied, grid.corners())
-        shown = lps_grid(tuple(corners.min(0)), tuple(np.ptp(corners, axis=0)), 4.0)
-        return coded_scan(shown, lambda p: p @ back[:3, :3].T + back[:3, 3], "moving")
 
-    def embed(turned: Volume) -> Searchable:
-        embed.turned.append(turned.grid.affine @ np.linalg.inv(grid.affine))  # type: ignore[attr-defined]
-        return seen(embed.turned[-1], TILTED)  # type: ignore[attr-defined]
-
-    embed.turned = []  # type: ignore[attr-defined]
-    return Scan(volume, seen(np.eye(4), CLAIMED)), embed
+def lying(searchable: Searchable) -> Scan:
+    """A moving scan with this embedding."""
+    grid = searchable.embedding.grid
+    return Scan(Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving"), searchable)
 
 
 def test_a_second_turn_is_made_on_top_of_the_first() -> None:
-    moving, embed = twice_turned()
+    """The first embedding says CLAIMED, those of the turned scans the truth, TILTED."""
+    moving = lying(shown_at(CLAIMED, *AROUND))
+
+    def embed(upright: Volume) -> Searchable:
+        turned = upright.grid.affine @ np.linalg.inv(moving.volume.grid.affine)
+        corners = carried(turned, moving.volume.grid.corners())
+        return shown_at(turned @ TILTED, tuple(corners.min(0)), tuple(np.ptp(corners, axis=0)))
+
     result = register(COARSE, moving, embed, RegisterOptions(stage="rigid", keypoints=200))
     assert tre(result.transform, TILTED) < 3
     assert 0 < result.expected_tre_mm < 5
     truth = carried(TILTED, result.fixed_lps)
-    assert np.median(np.linalg.norm(result.moving_lps - truth, axis=1)) < 3  # in the scan as it lies
+    off = np.linalg.norm(result.moving_lps - truth, axis=1)
+    assert np.median(off) < 3, "in the scan as it lies"
     assert result.inlier.mean() > 0.9
     assert result.residual_mm == pytest.approx(
         np.linalg.norm(result.transform(result.fixed_lps) - result.moving_lps, axis=1)
@@ -127,54 +131,58 @@ def test_a_second_turn_is_made_on_top_of_the_first() -> None:
 
 
 class Recorder:
-    """Stands in for the refinement and the dense field: changes nothing, remembers what it was asked."""
+    """Stands in for the refinement and the dense field, and remembers what it was asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.starts: list[np.ndarray] = []
         monkeypatch.setattr(registration, "refine_linear", self.refine_linear)
         monkeypatch.setattr(registration, "dense_field", self.dense_field)
 
-    def refine_linear(self, model: str, starts: list, fixed: Volume, moving: Volume, body: np.ndarray, *rest: Any) -> Refined:
-        self.starts, self.body, self.believed = starts, body, rest[-1]
+    def refine_linear(self, model: str, starts: list, *rest: Any) -> Refined:
+        self.starts, (_, _, self.body), self.believed = starts, rest[:3], rest[-1]
         return Refined(starts[0], 1.5)
 
-    def dense_field(self, fixed: Searchable, moving: Searchable, matrix: np.ndarray, *rest: Any) -> tuple:
-        self.upright, self.relative = moving, matrix
+    def dense_field(self, fixed: Any, moving: Any, matrix: np.ndarray, *rest: Any) -> tuple:
+        self.relative = matrix
         grid = lps_grid((-100, -100, -100), (200, 200, 200), 50.0)
         return np.zeros((*grid.shape_zyx, 3)), grid
 
 
 def test_later_stages_begin_where_the_turns_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refinement works from the fixed scan to the moving one as it lies, the dense field to it as
-    it was turned and embedded."""
-    recorder, (moving, embed) = Recorder(monkeypatch), twice_turned()
+    """The refinement goes to the moving scan as it lies, the dense field as it was turned.
+
+    The turned scan still lies off by 2 degrees, which is no further turn, and a shift.
+    """
+    rest, recorder = motion((0, 0, 2), (30, -20, 10)), Recorder(monkeypatch)
+    moving = lying(shown_at(TILTED, *AROUND))
+    upright = shown_at(rest, (-60, -90, -90), (200, 140, 200))
     options = RegisterOptions(stage="deformable", refine=True, keypoints=200)
-    result = register(COARSE, moving, embed, options)
-    assert len(embed.turned) == 2
-    assert tre(lambda points: carried(recorder.starts[0], points), TILTED) < 3
+    result = register(COARSE, moving, lambda volume: upright, options)
+    assert tre(lambda points: carried(recorder.starts[0], points), TILTED @ rest) < 3
+    assert tre(lambda points: carried(recorder.relative, points), rest) < 3
     np.testing.assert_array_equal(result.transform.matrix, recorder.starts[0])
-    assert tre(lambda points: carried(recorder.relative, points), embed.turned[-1] @ TILTED) < 3
     assert result.refined_mm == 1.5
-    assert recorder.believed(TILTED) and not recorder.believed(np.eye(4))
+    assert recorder.believed(TILTED @ rest) and not recorder.believed(np.eye(4))
 
 
-def test_only_the_part_of_the_body_that_both_show_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_part_of_the_body_that_both_show_is_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     truth, recorder = motion((0, 0, 0), (200, -30, 40)), Recorder(monkeypatch)
-    grid = lps_grid((120, -90, 40), (160, 120, 100), 4.0)  # z of 0 mm and more in the fixed scan
-    upper = coded_scan(grid, lambda p: carried(np.linalg.inv(truth), p), "moving")
-    moving = Scan(Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving"), upper)
-    register(COARSE, moving, lambda volume: upper, RegisterOptions(stage="rigid", refine=True, keypoints=200))
+    upper = shown_at(truth, (120, -90, 40), (160, 120, 100))  # from z = 0 mm of the fixed scan on
+    options = RegisterOptions(stage="rigid", refine=True, keypoints=200)
+    register(COARSE, lying(upper), lambda volume: upper, options)
     assert upper.embedding.contains(carried(truth, recorder.body) + [0, 0, 3]).all()
     assert len(recorder.body) > 300
     assert recorder.body[:, 2].min() > -6
 
 
-def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A map that is right but that no pair agrees with: nearly all keypoints lie in the other body."""
+def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A true map that no pair agrees with: nearly all keypoints lie in the other body."""
     truth = motion((0, 0, 0), (200, -30, 40))
-    grid = lps_grid((120, -90, -60), (160, 120, 200), 4.0)
-    moved = coded_scan(grid, lambda p: carried(np.linalg.inv(truth), p), "moving")
-    moving = Scan(Volume(np.zeros(grid.shape_zyx, np.int16), grid, "mr", "moving"), moved)
+    moved = shown_at(truth, (120, -90, -60), (160, 120, 200))
     pairs: list[Any] = []
 
     def disagreeing(model: str, found: Any, seed: int) -> list[LinearFit]:
@@ -183,7 +191,8 @@ def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(monkeypat
 
     monkeypatch.setattr(registration, "find_linear", disagreeing)
     with pytest.raises(NoCommonAnatomy, match="0 agree with it") as told:
-        register(COARSE, moving, lambda volume: moved, RegisterOptions(stage="rigid", keypoints=200))
+        options = RegisterOptions(stage="rigid", keypoints=200)
+        register(COARSE, lying(moved), lambda volume: moved, options)
     placed = int(re.search(r"of (\d+) keypoints", str(told.value))[1])  # type: ignore[index]
     tried = len(pairs[0].fixed_keypoints) + len(pairs[0].moving_keypoints)
     assert 0.8 * tried < placed <= tried

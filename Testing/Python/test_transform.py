@@ -63,6 +63,29 @@ def test_itk_maps_points_alike(transform: Transform) -> None:
     np.testing.assert_allclose([other.TransformPoint(p) for p in points().tolist()], transform(points()), atol=1e-4)
 
 
+def test_itk_maps_points_alike_through_an_oblique_field(tmp_path: Path) -> None:
+    affine = motion((25, -40, 70), (0, 0, 0)) @ np.diag([6.0, 7.0, 9.0, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ [6, 5, 4]  # its middle at the origin
+    transform = wavy(grid=Grid((9, 11, 13), affine))
+    moved = transform(points())
+    assert np.linalg.norm(moved - carried(MATRIX, points()), axis=1).max() > 3
+    other = transform.to_sitk()
+    np.testing.assert_allclose([other.TransformPoint(p) for p in points().tolist()], moved, atol=1e-4)
+    write_transform(transform, tmp_path / "oblique.h5")
+    np.testing.assert_allclose(read_transform(tmp_path / "oblique.h5")(points()), moved, atol=1e-3)
+
+
+def test_several_linear_parts_of_a_file_are_applied_last_one_first(tmp_path: Path) -> None:
+    parts = [
+        sitk.AffineTransform(m[:3, :3].ravel().tolist(), m[:3, 3].tolist())
+        for m in (MATRIX, motion((-50, 10, 5), (-3, 60, 9)))
+    ]
+    both = sitk.CompositeTransform(parts)
+    sitk.WriteTransform(both, str(tmp_path / "both.tfm"))
+    expected = [both.TransformPoint(p) for p in points().tolist()]
+    np.testing.assert_allclose(read_transform(tmp_path / "both.tfm")(points()), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("transform", [Transform(MATRIX), wavy()], ids=["linear", "field"])
 @pytest.mark.parametrize("extension", [".h5", ".tfm", ".txt"])
 def test_files_keep_the_map(transform: Transform, extension: str, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class Worker(Client):
 
 
 class Desk:
-    """Three scans of different sizes open on a server, one view each; ``do`` is what a button does."""
+    """Three scans open on a server, one view each; ``do`` is what a button does."""
 
     def __init__(self, folder: Any) -> None:
         options = SimpleNamespace(model="m", device="cpu", cache=folder, method="fixed-point")
@@ -148,7 +148,10 @@ def test_verdicts_go_to_the_selected_match_alone(desk: Desk) -> None:
     other, key = desk.bench.add("hilum", POINT + 9), desk.bench.add("carina", POINT)
     desk.do("accept")
     assert "Select a match" in desk.told()
-    statuses = lambda: [desk.panel.table.row(key).cell(v).status for v in desk.ids[1:]]  # noqa: E731
+
+    def statuses() -> list[str]:
+        return [desk.panel.table.row(key).cell(v).status for v in desk.ids[1:]]
+
     desk.do("select", key, desk.ids[2])
     desk.do("accept")
     assert statuses() == ["found", "accepted"]
@@ -179,7 +182,9 @@ def test_selecting_a_match_turns_the_views_of_its_scan_only(desk: Desk) -> None:
     assert np.allclose(desk.looks_at(2), POINT + 9 + SHIFT) and np.allclose(desk.looks_at(0), 0)
     desk.do("select", two, None)
     assert desk.panel.selected_volume is None
-    assert np.allclose(desk.looks_at(0), POINT + 9) and np.allclose(desk.looks_at(1), POINT + 9 + SHIFT)
+    assert np.allclose(desk.looks_at(0), POINT + 9) and np.allclose(
+        desk.looks_at(1), POINT + 9 + SHIFT
+    )
 
 
 def test_steps_go_to_the_next_and_the_previous_and_look_there(desk: Desk) -> None:
@@ -212,7 +217,9 @@ def test_another_template_is_shown_as_such(desk: Desk) -> None:
 
 def test_a_preset_goes_to_its_scan(desk: Desk) -> None:
     desk.do("preset", desk.ids[1], "Bone")
-    levels = [(d.GetWindow(), d.GetLevel()) for d in (desk.node(n).GetDisplayNode() for n in (0, 1))]
+    levels = [
+        (d.GetWindow(), d.GetLevel()) for d in (desk.node(n).GetDisplayNode() for n in (0, 1))
+    ]
     assert levels == [(400, 40), (2000, 500)]
     assert [row["preset"] for row in desk.shown["rows"]] == ["Soft tissue", "Bone", "Soft tissue"]
 
@@ -234,7 +241,9 @@ def test_a_mistake_is_one_sentence_and_a_defect_is_called_one(desk: Desk) -> Non
     desk.do("no such action")
     assert desk.told() == ""
     desk.do("close", "no scan")
-    assert "There is no volume 'no scan'" in desk.told() and desk.shown["message"]["kind"] == "error"
+    assert (
+        "There is no volume 'no scan'" in desk.told() and desk.shown["message"]["kind"] == "error"
+    )
     desk.logic.report(ZeroDivisionError("secret"))
     assert desk.told() == module.DEFECT
 
@@ -246,7 +255,7 @@ def test_the_engine_asks_the_session_with_the_options_of_the_server() -> None:
         similarity=lambda *given: asked.append(given),
         warm=lambda *given: asked.append(given),
     )
-    engine = module.Engine(session, "options", lambda work: asyncio.run(work))  # type: ignore[arg-type]
+    engine = module.Engine(session, "options", asyncio.run)  # type: ignore[arg-type]
     engine.match("template", "points", "target")
     engine.similarity("template", "point", "target")
     engine.warm("template", "target")
@@ -263,7 +272,10 @@ def test_the_engine_asks_the_session_with_the_options_of_the_server() -> None:
 def test_landmarks_of_each_scan_are_downloaded_under_its_letter_and_name(desk: Desk) -> None:
     desk.do("template", desk.ids[1])
     desk.bench.add("carina", POINT)
-    for what, file, where in (("B.csv", "second.csv", POINT), ("C.csv", "third.csv", POINT + SHIFT)):
+    for what, file, where in (
+        ("B.csv", "second.csv", POINT),
+        ("C.csv", "third.csv", POINT + SHIFT),
+    ):
         name, content, kind = desk.logic.export(what)
         assert (name, kind) == (file, "text/csv")
         row = content.decode().splitlines()[1].split(",")
@@ -304,15 +316,22 @@ def foreground(desk: Desk, number: int) -> Any:
     return desk.scene.GetNodeByID(ids[view.GetID()] or "")
 
 
-def test_the_template_is_fixed_and_the_first_other_scan_moves_until_a_person_chooses(desk: Desk) -> None:
+def test_the_template_is_fixed_and_the_first_other_scan_moves_until_a_person_chooses(
+    desk: Desk,
+) -> None:
     assert (desk.shown["reg"]["fixed"], desk.shown["reg"]["moving"]) == (desk.ids[0], desk.ids[1])
     desk.do("register_choose", "fixed", desk.ids[1])
     assert (desk.shown["reg"]["fixed"], desk.shown["reg"]["moving"]) == (desk.ids[1], desk.ids[0])
+    desk.do("register_choose", "fixed", desk.ids[2])
+    desk.do("register_choose", "moving", desk.ids[2])
+    chosen = desk.shown["reg"]["fixed"], desk.shown["reg"]["moving"]
+    assert chosen == (desk.ids[0], desk.ids[2]), "they change sides"
     desk.do("register_choose", "stage", "no stage")
     assert desk.shown["reg"]["stage"] == "affine"
 
 
 def test_a_registration_is_asked_for_as_chosen_and_drawn_over_the_fixed_scan(desk: Desk) -> None:
+    desk.node(2).GetDisplayNode().SetWindowLevel(123, 45)
     job = register(desk, 1, 2)
     assert (job["fixed"].name, job["moving"].name) == ("second", "third")
     assert (job["options"]["stage"], job["model"], job["device"]) == ("rigid", "m", "cpu")
@@ -326,6 +345,8 @@ def test_a_registration_is_asked_for_as_chosen_and_drawn_over_the_fixed_scan(des
         expected = Transform(matrix).resample(moving, fixed.grid.axis_aligned(2.0))
         assert np.allclose(drawn.grid.affine, expected.grid.affine)
         assert np.array_equal(drawn.array, expected.array)
+        display = foreground(desk, 1).GetDisplayNode()
+        assert (display.GetWindow(), display.GetLevel()) == (123, 45), "as the moving scan's"
         assert foreground(desk, 0) is None and foreground(desk, 2) is None
     desk.do("register_show", "off")
     assert foreground(desk, 1) is None

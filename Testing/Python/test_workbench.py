@@ -162,7 +162,7 @@ def test_absent_and_uncertain(t: Table) -> None:
     assert [t.cell(k, t.b).status for k in (there, unsure, gone)] == ["found", "uncertain", "absent"]
     assert t.cell(there, t.b).confidence is None and t.cell(unsure, t.b).confidence == 0.3
     assert t.bench.world(unsure, t.b.GetID()) == tuple([40.0, 30.0, 40.0] + SHIFT)
-    assert t.bench.world(gone, t.b.GetID()) is None, "an uncertain match is somewhere, an absent one nowhere"
+    assert t.bench.world(gone, t.b.GetID()) is None, "uncertain is somewhere, absent nowhere"
     node = t.bench.lists.matches[t.b.GetID()]
     assert node.GetNthControlPointPositionStatus(2) == node.PositionMissing
     assert not node.GetNthControlPointSelected(1) and node.GetNthControlPointSelected(0)
@@ -301,7 +301,8 @@ def test_moving_a_landmark_under_a_rotating_transform(t: Table) -> None:
     key = t.bench.add("middle", mrml.to_world(t.a, [[50.0, 50.0, 50.0]])[0])
     there = mrml.to_world(t.a, [[30.0, 60.0, 45.0]])[0]
     t.bench.move(key, there)
-    assert np.allclose(t.presenter.table.row(key).position_lps, [30, 60, 45]), "in the list's own frame"
+    own = t.presenter.table.row(key).position_lps
+    assert np.allclose(own, [30, 60, 45]), "in the list's own frame"
     assert np.allclose(t.bench.world(key), there)
     assert np.allclose(t.bench.world(key, t.b.GetID()), there + SHIFT)
 
@@ -446,7 +447,7 @@ def test_lists_of_the_scene_and_templates_that_change(t: Table) -> None:
     assert t.cell(t.presenter.table.keys[0], t.b).status == "found"
 
 
-def test_matches_that_were_put_in_another_order_elsewhere_are_known_by_their_names(t: Table) -> None:
+def test_matches_in_another_order_are_known_by_their_names(t: Table) -> None:
     t.prepare()
     for name, point in (("one", POINT), ("two", POINT + 5)):
         t.bench.add(name, point)
@@ -548,8 +549,22 @@ def test_live_cursor_follows_the_last_position_only(t: Table) -> None:
     assert not any(t.scene.IsNodePresent(n) for n in crosses)
 
 
+def test_a_layout_is_centred_on_its_volume_and_an_overlay_takes_no_view_from_it(t: Table) -> None:
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = [10, -20, 30]
+    grid = Grid((20, 30, 40), affine)
+    array = np.zeros(grid.shape_zyx, np.int16)
+    flat = mrml.volume_to_node(t.scene, Volume(array, grid, "ct", "flat"))
+    view = add_view(t.scene, views.view_tag(0, "Axial"), None)
+    views.fill_layout(t.scene, [flat])
+    middle = [view.GetSliceToRAS().GetElement(i, 3) for i in range(3)]
+    assert np.allclose(middle, grid.corners().mean(axis=0) * [-1, -1, 1])
+    views.show_overlay(t.scene, t.b, flat)
+    assert views.views_of(t.scene, flat) == [view] and views.views_of(t.scene, t.b) == []
+
+
 class Crosshair:
-    """The scene's cross-hair as far as the cursor asks it: the view under the mouse, and where, RAS."""
+    """The scene's cross-hair as far as the cursor asks it: the view and the place, RAS."""
 
     def __init__(self, view: Any, ras: tuple[float, float, float]) -> None:
         self.view, self.ras = view, ras

@@ -1,10 +1,10 @@
 """Prove that a rebuilding step changes nothing, to the bit.
 
 Before the step ``python Testing/benchmarks/equal.py run --out before.json``, after it ``... run
---out after.json``, then ``... compare before.json after.json``: prints what differs, and exits 1 if
-anything does. It works on one thread, for sums depend on how they are shared out; compare runs of
-one machine and of the same versions of its packages only. Of the package it knows the session, the
-readers and the options, so that it outlives a move of everything else.
+--out after.json``, then ``... compare before.json after.json``: prints what differs (50 lines at
+most), and exits 1 if anything does. It works on one thread, for sums depend on how they are shared
+out; compare runs of one machine and of the same versions of its packages only. Of the package it
+knows the session, the readers and the options, so that it outlives a move of everything else.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ HEADS = ("mr/tpl_mni2009c", "mr/tpl_colin27_ch2")
 CT_AND_MR = ("ct/sts035_ct", "mr/sts035_mrT1")
 LANDMARK_PAIRS = {"pairs_ct_chest.json": CHESTS, "pairs_mr_brain.json": HEADS}
 KEYPOINTS = 1000
+MOST_LINES = 50
 FOUND = ("point_lps", "similarity", "coarse", "margin", "cycle_mm", "spread_mm", "beyond_mm")
 JUDGED = ("confidence", "status", "note")
 EMBEDDED = ("fine", "coarse", "body")
@@ -163,7 +164,7 @@ def run(out: Path, data: Path) -> None:
 
 
 def differences(before: Values, after: Values) -> list[str]:
-    """One line for each value that is not the same, in the order of ``before``, then what is new."""
+    """One line for each value that is not the same, in the order of ``before``, then the new."""
     lines = [
         f"{name}: {_difference(value, after[name])}" if name in after else f"{name}: is gone"
         for name, value in before.items()
@@ -195,7 +196,12 @@ def compare(before: Path, after: Path) -> int:
     if a["packages"] != b["packages"]:
         print(f"Other packages: {a['packages']} before, {b['packages']} after.")
     lines = differences(a["values"], b["values"])
-    print("\n".join([*lines, f"{len(lines)} of {len(a['values'])} values differ."]))
+    left = [f"... and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    print(
+        "\n".join(
+            [*lines[:MOST_LINES], *left, f"{len(lines)} of {len(a['values'])} values differ."]
+        )
+    )
     return int(bool(lines))
 
 
