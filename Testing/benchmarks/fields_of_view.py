@@ -1,15 +1,15 @@
 """Measure how matching holds up where a scan shows only a part of the body, or is disturbed.
 
 ``python Testing/benchmarks/fields_of_view.py run --data FOLDER --out CASES.jsonl`` runs every
-way of ``shown_parts.py`` on the dev scans of FOLDER; each case is appended at once, and what the file
-already holds is skipped. ``--ways "a;b"`` and ``--scans N`` (of each body region) choose;
+way of ``shown_parts.py`` on the dev scans of FOLDER; each case is appended at once, and what the
+file already holds is skipped. ``--ways "a;b"`` and ``--scans N`` (of each body region) choose;
 ``--quick`` is one scan a region and one template. ``table --out CASES.jsonl`` prints Markdown.
 
 Kinds of case. ``warp``: the scan as the way shows it against itself under a known smooth warp with
-new noise, shown the same way; random points of all anatomy that both show, and the same points with
-both uncut. ``landmarks``: other patients' landmarks found in the scan; those shown are present,
-those more than 10 mm outside are cut away. ``visit``: as ``landmarks``, from the same patient's other
-visit. ``headneck``: centroids of structures between neighbouring head-neck scans, as they are.
+new noise, shown the same way; random points of all anatomy that both show, and the same points
+with both uncut. ``landmarks``: other patients' landmarks found in the scan; those it shows
+are present, those more than 10 mm outside are cut away. ``visit``: as ``landmarks``, from the same
+patient's other visit. ``headneck``: centroids of structures between neighbouring head-neck scans.
 
 A point called absent counts as missed. The goals hold where the longest side of the box around the
 anatomy shown is at least 100 mm: the warp's share within 10 mm at most 3 points below the uncut
