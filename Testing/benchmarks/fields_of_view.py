@@ -1,15 +1,15 @@
 """Measure how matching holds up where a scan shows only a part of the body, or is disturbed.
 
-``python Testing/benchmarks/fields_of_view.py run --data FOLDER --out CASES.jsonl`` runs every way of
-``shown_parts.py`` on the dev scans of FOLDER, case by case; each is appended at once, and what the
+``python Testing/benchmarks/fields_of_view.py run --data FOLDER --out CASES.jsonl`` runs every
+way of ``shown_parts.py`` on the dev scans of FOLDER; each case is appended at once, and what the
 file already holds is skipped. ``--ways "a;b"`` and ``--scans N`` (of each body region) choose;
-``--quick`` is one scan a region and two templates. ``table --out CASES.jsonl`` prints Markdown.
+``--quick`` is one scan a region and one template. ``table --out CASES.jsonl`` prints Markdown.
 
 Kinds of case. ``warp``: the scan as the way shows it against itself under a known smooth warp with
-new noise, shown the same way; random points of all anatomy that both show, and the same points with
-both uncut. ``landmarks``: other patients' landmarks found in the scan; those shown are present, those
-more than 10 mm outside are cut away. ``visit``: as ``landmarks``, from the same patient's other
-visit. ``headneck``: centroids of structures between neighbouring head-neck scans, as they are.
+new noise, shown the same way; random points of all anatomy that both show, and the same points
+with both uncut. ``landmarks``: other patients' landmarks found in the scan; those it shows
+are present, those more than 10 mm outside are cut away. ``visit``: as ``landmarks``, from the same
+patient's other visit. ``headneck``: centroids of structures between neighbouring head-neck scans.
 
 A point called absent counts as missed. The goals hold where the longest side of the box around the
 anatomy shown is at least 100 mm: the warp's share within 10 mm at most 3 points below the uncut
@@ -20,20 +20,24 @@ cut away. Intervals: 95 %, bootstrap over the patients that the landmarks are lo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(1, str(Path(__file__).resolve().parent))
 
-import shown_parts as parts
+import shown_parts as ways
+import shown_scan as parts
+from fields_of_view_table import Queries, table
 
 from training.known_warp import Warp
 from UniversalAnatomicalEmbeddingLib import Session, read_volume
@@ -42,14 +46,12 @@ from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.points import read_points
 from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
 
-WITHIN_MM = 10.0
 MARGIN_MM = 4.0  # a present point lies this deep in the field of view
 CUT_MM = 10.0  # what is cut away lies this far outside
-POINTS = 400  # of a way, over all its scans
+POINTS = 320  # of a way, over all its scans
+WARPED = 2  # scans of each region that are matched with themselves; the landmarks' are all
 NOISE = 0.02
 TABLE_MM = 5.0
-JUDGED_MM = 100.0
-GOALS = {"warp": 3.0, "landmarks": 8.0, "absent": 2.0, "cut": 90.0}
 QUICK_HEADNECK = 4
 
 
@@ -68,11 +70,11 @@ class Source:
 
 
 WAYS = {
-    "chest": parts.CHEST,
-    "abdomen": parts.ABDOMEN,
-    "limb": parts.LIMB,
-    "head": parts.MR,
-    "pelvis": parts.MR_PELVIS,
+    "chest": ways.CHEST,
+    "abdomen": ways.ABDOMEN,
+    "limb": ways.LIMB,
+    "head": ways.MR,
+    "pelvis": ways.MR_PELVIS,
 }
 SOURCES = (
     Source("dev/ct/lidc_0001_chest", "lidc_0001", "chest"),
@@ -92,42 +94,6 @@ SOURCES = (
     Source("dev/mr/prostx0218_vibeT1", "prostx0218", "pelvis"),
 )
 OTHER_VISITS = (Source("dev/ct/acrinflt001_t1_upperchest", "acrinflt001", "chest"),)
-
-
-@dataclass(frozen=True)
-class Queries:
-    """What was asked in one case: errors in mm and verdicts, and the same in the uncut scan."""
-
-    mm: FloatArray
-    absent: parts.Mask
-    uncut_mm: FloatArray
-    uncut_absent: parts.Mask
-    present: parts.Mask
-
-    @classmethod
-    def read(cls, rows: Sequence[dict[str, Any]]) -> Queries:
-        """The queries of several rows together."""
-
-        def column(name: str, kind: type) -> Any:
-            return np.array([v for row in rows for v in row[name]], dtype=kind)
-
-        errors = (column(name, float) for name in ("mm", "uncut_mm"))
-        verdicts = (column(name, bool) for name in ("absent", "uncut_absent", "present"))
-        (mm, uncut_mm), (absent, uncut_absent, present) = errors, verdicts
-        return cls(mm, absent, uncut_mm, uncut_absent, present)
-
-    def within(self) -> float | None:
-        """Percentage of the present found within 10 mm."""
-        return percent(((self.mm <= WITHIN_MM) & ~self.absent)[self.present])
-
-    def within_uncut(self) -> float | None:
-        """The same of the uncut scan."""
-        return percent(((self.uncut_mm <= WITHIN_MM) & ~self.uncut_absent)[self.present])
-
-
-def percent(hits: parts.Mask) -> float | None:
-    """100 times the mean; None of nothing."""
-    return 100 * float(np.mean(hits)) if len(hits) else None
 
 
 class Bench:
@@ -172,13 +138,14 @@ class Bench:
         template, target = shown_both(scan, moved, name, WAYS[source.region][name])
         points = present_points(template, target, warp_of(scan), count, seed_of(name, scan))
         truth = warp_of(scan)(points)
+        extent = {"shown_mm": template.extent_mm.tolist()}
         if not len(points):
-            return row_of([], [], [])
-        whole = self.answers(embedded, points, embedded_moved, truth)
-        if WAYS[source.region][name] is parts.uncut:
-            return row_of(whole, whole, [True] * len(points))
-        cut = [self.session.embed(s.volume) for s in (template, target)]
-        return row_of(self.answers(cut[0], points, cut[1], truth), whole, [True] * len(points))
+            return {**extent, **row_of([], [], [])}
+        whole = found = self.answers(embedded, points, embedded_moved, truth)
+        if WAYS[source.region][name] is not ways.uncut:
+            cut = [self.session.embed(s.volume) for s in (template, target)]
+            found = self.answers(cut[0], points, cut[1], truth)
+        return {**extent, **row_of(found, whole, [True] * len(points))}
 
     def landmark_cases(
         self, source: Source, name: str, templates: Sequence[Source]
@@ -190,7 +157,7 @@ class Bench:
             return
         scan, whole = self.uncut(source)
         shown = WAYS[source.region][name](scan, np.random.default_rng(seed_of(name, scan)))
-        same = WAYS[source.region][name] is parts.uncut
+        same = WAYS[source.region][name] is ways.uncut
         embedded = None
         for template in templates:
             there = self.landmarks(template)
@@ -199,7 +166,8 @@ class Bench:
                 np.array([side[k] for k in labels]).reshape(-1, 3) for side in (there, here)
             )
             present, cut = parts.presence(shown, truth, MARGIN_MM, CUT_MM)
-            points, truth, seen = (v[present | cut] for v in (points, truth, present))
+            asked = present | cut
+            points, truth, seen = points[asked], truth[asked], present[asked]
             if not len(points):
                 continue
             embedded = embedded or (whole if same else self.session.embed(shown.volume))
@@ -253,11 +221,15 @@ def warped(scan: parts.Scan, warp: Warp) -> parts.Scan:
     grid = Grid(tuple(np.ceil((high - low) / parts.SPACING_MM).astype(int)[::-1]), affine)
     top = 1000.0 if scan.volume.modality == "ct" else float(np.percentile(scan.volume.array, 99))
     noise = np.random.default_rng(seed_of("noise", scan)).normal(0, NOISE * top, grid.shape_zyx)
-    return parts.resampled(scan, grid, tabled(warp, grid), noise)
+    moved = parts.resampled(scan, grid, tabled(warp, grid), noise)
+    if scan.volume.modality == "ct":
+        return moved
+    magnitude = np.maximum(moved.volume.array, scan.volume.array.min())
+    return replace(moved, volume=replace(moved.volume, array=magnitude))
 
 
 def tabled(warp: Warp, grid: Grid) -> parts.Mapping:
-    """The inverse of the warp on a grid by a table of 5 mm, exact to about 0.1 mm and far faster."""
+    """The inverse of the warp on a grid by a table of 5 mm, exact to about 0.1 mm and faster."""
     coarse = grid.axis_aligned(TABLE_MM)
     coarse = coarse.cropped((-1, -1, -1), np.array(coarse.shape_zyx) + 2)
     nodes = coarse.index_to_world(np.indices(coarse.shape_zyx).reshape(3, -1).T)
@@ -272,7 +244,7 @@ def tabled(warp: Warp, grid: Grid) -> parts.Mapping:
 
 
 def shown_both(
-    scan: parts.Scan, moved: parts.Scan, name: str, way: parts.Way
+    scan: parts.Scan, moved: parts.Scan, name: str, way: ways.Way
 ) -> tuple[parts.Scan, parts.Scan]:
     """Both scans as the way shows them."""
     rng = np.random.default_rng(seed_of(name, scan))
@@ -309,23 +281,22 @@ def structures(file: Path) -> dict[str, FloatArray]:
 
 def run(args: argparse.Namespace) -> None:
     """Run what the file lacks."""
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    lines = args.out.read_text().splitlines() if args.out.exists() else []
+    rows = [json.loads(line) for line in lines]
     done = {(r["kind"], r["way"], r["scan"]) for r in rows}
     bench = Bench(Session(device=args.device), args.data)
     chosen = first_of_each(SOURCES, 1 if args.quick else args.scans)
-    templates = first_of_each(SOURCES, 3 if args.quick else None) + list(OTHER_VISITS)
+    templates = first_of_each(SOURCES, 2) if args.quick else [*SOURCES, *OTHER_VISITS]
     wanted = set(args.ways.split(";")) if args.ways else None
     for source in chosen:
-        peers = sum(s.region == source.region for s in chosen)
+        peers = first_of_each([s for s in chosen if s.region == source.region], WARPED)
         for name in WAYS[source.region]:
             if wanted is not None and name not in wanted:
                 continue
             head = {"way": name, "scan": source.file, "patient": source.patient}
-            if ("warp", name, source.file) not in done:
-                case = bench.warp_case(source, name, -(-POINTS // peers))
-                scan, _ = bench.uncut(source)
-                shown = WAYS[source.region][name](scan, np.random.default_rng(0))
-                write(args.out, {"kind": "warp", **head, "shown_mm": shown.extent_mm.tolist(), **case})
+            if source in peers and ("warp", name, source.file) not in done:
+                case = bench.warp_case(source, name, -(-POINTS // len(peers)))
+                write(args.out, {"kind": "warp", **head, **case})
             if not {("landmarks", name, source.file), ("visit", name, source.file)} & done:
                 for case in list(bench.landmark_cases(source, name, templates)):
                     write(args.out, {**head, **case})
@@ -337,7 +308,7 @@ def run(args: argparse.Namespace) -> None:
 def run_headneck(bench: Bench, args: argparse.Namespace, done: set[tuple[str, str, str]]) -> None:
     """Neighbouring pairs of the head-neck scans."""
     files = sorted((args.data / "dev/okbp").glob("*_headneck.nii.gz"))
-    pairs = list(zip(files, files[1:], strict=False))
+    pairs = list(itertools.pairwise(files))
     for first, second in pairs[: QUICK_HEADNECK if args.quick else None]:
         name = f"{first.name.split('.')[0]}>{second.name.split('.')[0]}"
         if ("headneck", "headneck", name) not in done:
@@ -362,108 +333,25 @@ def write(out: Path, row: dict[str, Any]) -> None:
     print(row["kind"], row["way"], row["scan"], len(row["mm"]), share, whole, flush=True)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a way, as Markdown."""
-    head = (
-        "way | shown mm (z, y, x) | warp: n, within 10 mm (uncut), median, absent "
-        "| landmarks: n, within 10 mm (uncut) [interval of the loss], absent | cut away: n, absent "
-        "| other visit: n, within 10 mm (uncut) | goals"
-    )
-    names = list(dict.fromkeys(r["way"] for r in rows))
-    order = [n for ways in WAYS.values() for n in ways] + ["headneck"]
-    names.sort(key=order.index)
-    lines = [f"| {head} |", "|---" * (head.count("|") + 1) + "|"]
-    return "\n".join(lines + [line_of(n, [r for r in rows if r["way"] == n]) for n in names])
-
-
-def line_of(name: str, rows: Sequence[dict[str, Any]]) -> str:
-    """The line of a way."""
-    kinds = {kind: [r for r in rows if r["kind"] == kind] for kind in ("warp", "headneck", "landmarks", "visit")}
-    warp, marks = (Queries.read(kinds[k]) for k in ("warp", "landmarks"))
-    plain = Queries.read(kinds["headneck"])
-    known = warp if len(warp.mm) else plain
-    extent = np.median([r["shown_mm"] for r in kinds["warp"]] or [[np.nan] * 3], axis=0)
-    low, high = interval(kinds["landmarks"])
-    away, visit = ~marks.present, Queries.read(kinds["visit"])
-    cells = [
-        name,
-        " x ".join(f"{v:.0f}" for v in extent),
-        f"{len(known.mm)}, {compared(known)}, {np.median(known.mm) if len(known.mm) else np.nan:.1f} mm, "
-        f"{number(percent(known.absent))}",
-        f"{marks.present.sum()}, {compared(marks)} [{low:.0f}, {high:.0f}], "
-        f"{number(percent(marks.absent[marks.present]))}",
-        f"{away.sum()}, {number(percent(marks.absent[away]))}",
-        f"{visit.present.sum()}, {compared(visit)}",
-        verdict(extent, warp, marks),
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def number(value: float | None) -> str:
-    """A percentage, or a dash."""
-    return "-" if value is None else f"{value:.1f} %"
-
-
-def compared(queries: Queries) -> str:
-    """The share found, with the uncut scan's in brackets."""
-    return f"{number(queries.within())} ({number(queries.within_uncut())})"
-
-
-def verdict(extent: FloatArray, warp: Queries, marks: Queries) -> str:
-    """The goals that are missed; "met" where none is."""
-    if not np.nanmax(extent, initial=0) >= JUDGED_MM:
-        return "not judged"
-    missed = []
-    for name, queries in (("warp", warp), ("landmarks", marks)):
-        share, whole = queries.within(), queries.within_uncut()
-        if share is not None and whole is not None and whole - share > GOALS[name]:
-            missed.append(f"{name} -{whole - share:.1f}")
-        absent = percent(queries.absent[queries.present])
-        if absent is not None and absent > GOALS["absent"]:
-            missed.append(f"{name} absent {absent:.1f} %")
-    cut = percent(marks.absent[~marks.present])
-    if cut is not None and cut < GOALS["cut"]:
-        missed.append(f"cut away {cut:.0f} %")
-    return "missed: " + ", ".join(missed) if missed else "met"
-
-
-def interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """95 % interval of the points lost in share within 10 mm, resampling the target patients."""
-    counts = {}
-    for patient in dict.fromkeys(r["patient"] for r in rows):
-        q = Queries.read([r for r in rows if r["patient"] == patient])
-        hit, whole = (
-            ((mm <= WITHIN_MM) & ~absent)[q.present].sum()
-            for mm, absent in ((q.mm, q.absent), (q.uncut_mm, q.uncut_absent))
-        )
-        counts[patient] = (whole - hit, q.present.sum())
-    if not sum(n for _, n in counts.values()):
-        return np.nan, np.nan
-    drawn = np.random.default_rng(0).integers(len(counts), size=(2000, len(counts)))
-    lost, asked = np.array(list(counts.values()))[drawn].sum(axis=1).T
-    low, high = np.percentile(100 * lost[asked > 0] / asked[asked > 0], [2.5, 97.5])
-    return float(low), float(high)
-
-
 def main() -> None:
     """Run the ways, or print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("job", choices=["run", "table"])
-    parser.add_argument("--out", type=Path, required=True, help="file of cases, one JSON object a line")
+    parser.add_argument("--out", type=Path, required=True, help="cases, a JSON object a line")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--ways", help="only these, separated by ';' (headneck is one of them)")
     parser.add_argument("--scans", type=int, help="at most so many scans of each region")
-    parser.add_argument("--quick", action="store_true", help="one scan a region, two templates")
+    parser.add_argument("--quick", action="store_true", help="one scan a region, one template")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    known = {name for ways in WAYS.values() for name in ways} | {"headneck"}
-    if args.ways and (unknown := set(args.ways.split(";")) - known):
-        parser.error(f"no way is called {', '.join(sorted(unknown))}; there are {'; '.join(known)}")
+    order = [name for group in WAYS.values() for name in group] + ["headneck"]
+    if args.ways and (unknown := set(args.ways.split(";")) - set(order)):
+        parser.error(f"no way is called {', '.join(sorted(unknown))}; there are {'; '.join(order)}")
     if args.job == "run":
         run(args)
-    print(table([json.loads(line) for line in args.out.read_text().splitlines()]))
+    print(table([json.loads(line) for line in args.out.read_text().splitlines()], order))
 
 
 if __name__ == "__main__":

@@ -1,169 +1,24 @@
-"""Scans that show a part of the body or are disturbed, with what they show known.
+"""Ways in which a scan shows only a part of the body, or is disturbed.
 
 A way is a pure function of a scan and a random generator; it returns the scan as another device,
 another field of view or another state of the patient would show it. Places are found in the scan
-itself, so that a way means the same in any patient. Nothing here knows the package's body mask.
+itself, so that a way means the same in any patient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from shown_scan import AIR_HU, GAS_HU, SPACING_MM, Mask, Scan, limits, lungs, resampled
 
 from UniversalAnatomicalEmbeddingLib.geometry import FloatArray, Grid
-from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
-
-Mask = NDArray[np.bool_]
-Mapping = Callable[[FloatArray], FloatArray]
-
-AIR_HU = -1000.0
-SPACING_MM = 2.0
-TISSUE_HU = -200.0
-GAS_HU = -500.0
-PURE_GAS_HU = -970.0  # below: trachea, stomach and bowel
-SMALLEST_LUNG = 4000  # voxels, 32 ml: what an abdominal scan shows of it
-
-
-@dataclass(frozen=True, eq=False)
-class Scan:
-    """A scan with masks (Z, Y, X) on its grid.
-
-    ``anatomy``: the patient, lungs and lumina included. ``field``: voxels that hold a measured
-    value, not padding. ``replaced``: voxels whose own tissue has given way to something else.
-    """
-
-    volume: Volume
-    anatomy: Mask
-    field: Mask
-    replaced: Mask
-
-    @property
-    def shown(self) -> Mask:
-        """The anatomy that can be seen."""
-        return self.anatomy & self.field & ~self.replaced
-
-    @property
-    def extent_mm(self) -> FloatArray:
-        """Sides (3,) of the box around the anatomy shown, in mm along z, y, x."""
-        inside = np.argwhere(self.shown)
-        sides = np.ptp(inside, axis=0) + 1 if len(inside) else np.zeros(3)
-        return np.asarray(sides * self.volume.grid.spacing_xyz[::-1], dtype=np.float64)
-
 
 Way = Callable[[Scan, np.random.Generator], Scan]
-
-
-def scan_of(volume: Volume, modality: Modality) -> Scan:
-    """An uncut scan on cubic voxels of 2 mm, with its anatomy."""
-    array, grid = to_canonical(volume, modality, SPACING_MM)
-    everything = np.ones(array.shape, dtype=bool)
-    anatomy = ct_anatomy(array) if modality == "ct" else mr_anatomy(array)
-    return Scan(Volume(array, grid, modality, volume.name), anatomy, everything, ~everything)
-
-
-def ct_anatomy(hu: NDArray) -> Mask:
-    """Everything but room air, table and bedding, from HU on cubic voxels of 2 mm.
-
-    Meant for uncut scans, whose chest wall is closed in every transverse slice: the soft tissue
-    that is thicker than 12 mm, in parts of at least a tenth of the largest one, with all that it
-    surrounds in a slice (lungs that run out of the scan above or below, airways, bowel gas), and
-    the skin.
-    """
-    solid = _opened(ndimage.median_filter(hu, 3) > TISSUE_HU, 3)
-    labels, _ = ndimage.label(solid)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    patient = _closed((sizes >= 0.1 * sizes.max())[labels], 4)
-    patient = np.stack([ndimage.binary_fill_holes(part) for part in patient])
-    return cast(Mask, ndimage.binary_dilation(patient, iterations=2, mask=patient | (hu > GAS_HU)))
-
-
-def mr_anatomy(image: NDArray) -> Mask:
-    """The largest part above the background, filled slice by slice along each axis."""
-    smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float32), 1.0)
-    bright = smooth[smooth > smooth.mean()].mean()
-    labels, _ = ndimage.label(_opened(smooth > smooth.min() + 0.15 * (bright - smooth.min()), 1))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    mask = _closed(labels == sizes.argmax(), 4)
-    for axis in range(3):
-        parts = [ndimage.binary_fill_holes(part) for part in np.moveaxis(mask, axis, 0)]
-        mask = mask | np.moveaxis(np.stack(parts), 0, axis)
-    return cast(Mask, mask)
-
-
-def lungs(scan: Scan) -> tuple[Mask, Mask]:
-    """Right and left lung with their vessels (Z, Y, X); empty where a scan shows none."""
-    smooth = ndimage.gaussian_filter(scan.volume.array, 1.0)
-    airy = scan.anatomy & (smooth < GAS_HU) & (smooth > PURE_GAS_HU)
-    labels, _ = ndimage.label(_opened(airy, 3))
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    chosen = np.flatnonzero((sizes > 0.2 * sizes.max()) & (sizes >= SMALLEST_LUNG))
-    both = _closed(np.isin(labels, chosen), 4) & scan.anatomy
-    side = np.arange(both.shape[2]) < np.mean(_limits(both, 2)) if both.any() else False
-    return both & side, both & ~np.asarray(side)
-
-
-def _opened(mask: Mask, iterations: int) -> Mask:
-    """Opened with the border repeated, so that what runs out of the scan is not eaten from there."""
-    shrunk = ndimage.binary_erosion(mask, iterations=iterations, border_value=1)
-    return cast(Mask, ndimage.binary_dilation(shrunk, iterations=iterations, mask=mask))
-
-
-def _closed(mask: Mask, iterations: int) -> Mask:
-    padded = ndimage.binary_closing(np.pad(mask, iterations), iterations=iterations)
-    return cast(Mask, padded[(slice(iterations, -iterations),) * 3])
-
-
-def _limits(mask: Mask, axis: int) -> tuple[int, int]:
-    """First index that holds any of the mask along an axis, and the one after the last."""
-    there = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-    return int(there[0]), int(there[-1]) + 1
-
-
-def resampled(
-    scan: Scan, grid: Grid, back: Mapping = lambda points: points, noise: NDArray | float = 0.0
-) -> Scan:
-    """The scan on another grid, whose points ``back`` takes to the scan's; outside it is air."""
-    voxels = np.indices(grid.shape_zyx).reshape(3, -1).T
-    parts = np.array_split(voxels, max(1, len(voxels) // 200_000))
-    source = np.concatenate([back(grid.index_to_world(part)) for part in parts])
-    index = scan.volume.grid.world_to_index(source).T
-    outside = AIR_HU if scan.volume.modality == "ct" else float(scan.volume.array.min())
-    image = ndimage.map_coordinates(scan.volume.array, index, order=1, cval=outside)
-    masks = (
-        ndimage.map_coordinates(m.astype(np.uint8), index, order=0).reshape(grid.shape_zyx) > 0
-        for m in (scan.anatomy, scan.field, scan.replaced)
-    )
-    array = (image.reshape(grid.shape_zyx) + noise).astype(np.float32)
-    return Scan(replace(scan.volume, array=array, grid=grid), *masks)
-
-
-def presence(scan: Scan, points: FloatArray, present_mm: float, cut_mm: float) -> tuple[Mask, Mask]:
-    """Which points (N, 3) LPS mm are shown, ``present_mm`` inside the field, and which ``cut_mm`` out.
-
-    Both distances are along the axes, both ways. What is shown has its own tissue too.
-    """
-
-    def around(distance: float) -> Mask:
-        steps = distance * np.vstack([np.zeros(3), np.eye(3), -np.eye(3)])
-        return np.stack([at(scan.field, scan.volume.grid, points + step) for step in steps])
-
-    own = ~at(scan.replaced, scan.volume.grid, points)
-    return around(present_mm).all(axis=0) & own, ~around(cut_mm).any(axis=0)
-
-
-def at(mask: Mask, grid: Grid, points: FloatArray) -> Mask:
-    """The mask (Z, Y, X) at points (N, 3) LPS mm; False outside."""
-    index = np.rint(grid.world_to_index(points)).T
-    return cast(Mask, ndimage.map_coordinates(mask.astype(np.uint8), index, order=0) > 0)
 
 
 def _crop(scan: Scan, low_zyx: ArrayLike, high_zyx: ArrayLike) -> Scan:
@@ -191,7 +46,8 @@ def _valued(scan: Scan, array: NDArray, replaced: Mask | None = None) -> Scan:
 
 
 def _ball(scan: Scan, centre_zyx: ArrayLike, radius_mm: float) -> Mask:
-    offsets = [(np.arange(n) - c) for n, c in zip(scan.field.shape, np.asarray(centre_zyx), strict=True)]
+    centre = np.asarray(centre_zyx, dtype=float)
+    offsets = [np.arange(n) - c for n, c in zip(scan.field.shape, centre, strict=True)]
     z, y, x = np.meshgrid(*offsets, indexing="ij", sparse=True)
     return cast(Mask, z**2 + y**2 + x**2 <= (radius_mm / SPACING_MM) ** 2)
 
@@ -220,21 +76,22 @@ def uncut(scan: Scan, rng: np.random.Generator) -> Scan:
 
 def right_lung(scan: Scan, rng: np.random.Generator) -> Scan:
     """A zoomed reconstruction that ends 24 mm right of the middle of the lungs, open there."""
-    low, high = _limits(np.logical_or(*lungs(scan)), 2)
+    low, high = limits(np.logical_or(*lungs(scan)), 2)
     return _along(scan, 2, low - 6, (low + high) / 2 - 12)
 
 
 def left_lung(scan: Scan, rng: np.random.Generator) -> Scan:
     """As :func:`right_lung`, and the chest wall is left out too: open on both sides."""
-    low, high = _limits(np.logical_or(*lungs(scan)), 2)
+    low, high = limits(np.logical_or(*lungs(scan)), 2)
     return _along(scan, 2, (low + high) / 2 + 12, high - 5)
 
 
-def slab(thickness_mm: float) -> Way:
-    """A thin slab at the middle of the lungs, or of the scan."""
+def slab(thickness_mm: float, of_lungs: bool = False) -> Way:
+    """A thin slab at the middle of the anatomy, or of the lungs."""
 
     def way(scan: Scan, rng: np.random.Generator) -> Scan:
-        first = round(_lung_level(scan) - thickness_mm / SPACING_MM / 2)
+        level = _lung_level(scan) if of_lungs else _centre(scan.anatomy)[0]
+        first = round(level - thickness_mm / SPACING_MM / 2)
         return _along(scan, 0, first, first + round(thickness_mm / SPACING_MM))
 
     return way
@@ -242,25 +99,25 @@ def slab(thickness_mm: float) -> Way:
 
 def upper_half(scan: Scan, rng: np.random.Generator) -> Scan:
     """The upper half of the anatomy."""
-    low, high = _limits(scan.anatomy, 0)
+    low, high = limits(scan.anatomy, 0)
     return _along(scan, 0, (low + high) / 2, high)
 
 
 def lower_half(scan: Scan, rng: np.random.Generator) -> Scan:
     """The lower half of the anatomy."""
-    low, high = _limits(scan.anatomy, 0)
+    low, high = limits(scan.anatomy, 0)
     return _along(scan, 0, low, (low + high) / 2)
 
 
 def right_half(scan: Scan, rng: np.random.Generator) -> Scan:
     """The right half of the body."""
-    low, high = _limits(scan.anatomy, 2)
+    low, high = limits(scan.anatomy, 2)
     return _along(scan, 2, low, (low + high) / 2)
 
 
 def top_in_trachea(scan: Scan, rng: np.random.Generator) -> Scan:
     """The scan begins 10 mm below the tops of the lungs: trachea and both lungs are open above."""
-    top = min(_limits(lung, 0)[1] for lung in lungs(scan))
+    top = min(limits(lung, 0)[1] for lung in lungs(scan))
     return _along(scan, 0, 0, top - 5)
 
 
@@ -289,7 +146,7 @@ def box_in_lung(scan: Scan, rng: np.random.Generator) -> Scan:
 
 
 def box_at_sternum(scan: Scan, rng: np.random.Generator) -> Scan:
-    """A box 80 mm high, 60 mm wide and deep behind the skin of the breastbone, skin at its border."""
+    """A box of 80 x 60 x 60 mm from the skin before the breastbone backwards."""
     z = round(_lung_level(scan))
     x = round(float(_centre(scan.anatomy[max(z, 0)])[1]))
     y = int(np.flatnonzero(scan.anatomy[z, :, x])[0])
@@ -316,7 +173,7 @@ def heavy_noise(scan: Scan, rng: np.random.Generator) -> Scan:
 
 def table(scan: Scan, rng: np.random.Generator) -> Scan:
     """A table of 30 mm, soft as tissue, across the whole field of view right behind the back."""
-    back = _limits(scan.anatomy, 1)[1]
+    back = limits(scan.anatomy, 1)[1]
     add = max(0, back + 25 - scan.field.shape[1])
     low = np.zeros(3, dtype=int)
     shape = np.array(scan.field.shape) + [0, add, 0]
@@ -358,15 +215,21 @@ def coil(scan: Scan, rng: np.random.Generator) -> Scan:
 # patients
 
 
-def tumour(scan: Scan, rng: np.random.Generator) -> Scan:
-    """A mass of 80 mm with gas in it, in the right lung or else in the pelvis."""
-    right, _ = lungs(scan)
-    low, high = _limits(scan.anatomy, 0)
-    middle = _centre(right if right.any() else scan.anatomy)
-    if not right.any():
-        middle[0] = low + 0.2 * (high - low)
-    mass = _ball(scan, middle, 40.0) & scan.anatomy
-    cavity = _ball(scan, middle - [0, 5, 0], 18.0) & scan.anatomy
+def tumour_in_lung(scan: Scan, rng: np.random.Generator) -> Scan:
+    """A mass of 80 mm with gas in it in the middle of the right lung."""
+    return _with_mass(scan, _centre(lungs(scan)[0]), rng)
+
+
+def tumour_in_pelvis(scan: Scan, rng: np.random.Generator) -> Scan:
+    """A mass of 80 mm with gas in it, a fifth of the anatomy's height above its lower end."""
+    low, high = limits(scan.anatomy, 0)
+    level = round(low + 0.2 * (high - low))
+    return _with_mass(scan, np.array([level, *ndimage.center_of_mass(scan.anatomy[level])]), rng)
+
+
+def _with_mass(scan: Scan, centre_zyx: FloatArray, rng: np.random.Generator) -> Scan:
+    mass = _ball(scan, centre_zyx, 40.0) & scan.anatomy
+    cavity = _ball(scan, centre_zyx - [0, 5, 0], 18.0) & scan.anatomy
     filled = np.where(mass, rng.normal(50.0, 15.0, mass.shape), scan.volume.array)
     return _valued(scan, np.where(cavity, _gas(scan, rng), filled), mass | cavity)
 
@@ -375,7 +238,7 @@ def pneumothorax(scan: Scan, rng: np.random.Generator) -> Scan:
     """Air in the left pleural space; what is left of the lung lies within 50 mm of its root."""
     _, left = lungs(scan)
     centre = _centre(left)
-    centre[2] = _limits(left, 2)[0]
+    centre[2] = limits(left, 2)[0]
     space = left & ~_ball(scan, centre, 50.0)
     return _valued(scan, np.where(space, _gas(scan, rng), scan.volume.array), space)
 
@@ -389,9 +252,10 @@ def emphysema(scan: Scan, rng: np.random.Generator) -> Scan:
 def gas_in_bowel(scan: Scan, rng: np.random.Generator) -> Scan:
     """All gas of the abdomen grown by 14 mm into the soft tissue around it."""
     inside = ndimage.binary_erosion(scan.anatomy, iterations=10, border_value=1)
-    gas = inside & (scan.volume.array < GAS_HU) & ~np.logical_or(*lungs(scan))
+    lung = ndimage.binary_dilation(np.logical_or(*lungs(scan)), iterations=8)
+    gas = inside & (scan.volume.array < GAS_HU) & ~lung
     near = ndimage.distance_transform_edt(~gas) * SPACING_MM <= 14 if gas.any() else gas
-    grown = near & inside & (np.abs(scan.volume.array) < 150) | gas
+    grown = near & inside & ~lung & (np.abs(scan.volume.array) < 150) | gas
     return _valued(scan, np.where(grown, _gas(scan, rng), scan.volume.array), grown)
 
 
@@ -399,9 +263,9 @@ CHEST: dict[str, Way] = {
     "uncut": uncut,
     "right lung": right_lung,
     "left lung, no wall": left_lung,
-    "slab 20 mm": slab(20),
-    "slab 40 mm": slab(40),
-    "slab 60 mm": slab(60),
+    "slab 20 mm": slab(20, of_lungs=True),
+    "slab 40 mm": slab(40, of_lungs=True),
+    "slab 60 mm": slab(60, of_lungs=True),
     "upper half": upper_half,
     "lower half": lower_half,
     "right half": right_half,
@@ -415,7 +279,7 @@ CHEST: dict[str, Way] = {
     "noise 120 HU": heavy_noise,
     "table behind": table,
     "stored +1024": stored_values,
-    "tumour with gas": tumour,
+    "tumour with gas": tumour_in_lung,
     "pneumothorax": pneumothorax,
     "emphysema": emphysema,
 }
@@ -423,7 +287,7 @@ ABDOMEN: dict[str, Way] = {
     "abdomen uncut": uncut,
     "abdomen slab 40 mm": slab(40),
     "abdomen right half": right_half,
-    "abdomen tumour, gas": tumour,
+    "abdomen tumour, gas": tumour_in_pelvis,
     "abdomen gas in bowel": gas_in_bowel,
 }
 LIMB: dict[str, Way] = {"limb uncut": uncut, "limb upper half": upper_half}
