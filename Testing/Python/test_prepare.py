@@ -112,13 +112,19 @@ def test_tissue_stays_where_it_is_in_the_patient(mixed: tuple[Path, Path, list[d
         assert abs(float(np.median(near)) - hu) < 120, index
 
 
-def test_small_mr_numbers_are_not_rounded_away_and_air_is_cropped(mixed: tuple[Path, Path, list[dict[str, str]]]) -> None:
+def test_small_mr_numbers_are_not_rounded_away(mixed: tuple[Path, Path, list[dict[str, str]]]) -> None:
     rows = mixed[2]
     assert len(np.unique(read_volume(next(r["path"] for r in rows if r["name"] == "c")).array)) > 100
-    wide = np.pad(body(), 40, constant_values=-1000).astype(np.float32)
-    image, grid = prepare.cropped(wide, Grid(wide.shape, np.diag([2.0, 2, 2, 1])), wide > -500)
-    assert image.shape == tuple(n + 16 for n in (15, 26, 18))
-    assert grid.affine[:3, 3].tolist() == [2 * (40 + 7 - 8), 2 * (40 + 6 - 8), 2 * (40 + 4 - 8)]
+
+
+def test_flat_air_is_cropped_but_not_what_is_within_12_mm_of_the_patient(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "wide.nii.gz", np.pad(body(), 40, constant_values=-1000))
+    (row,) = run(tmp_path / "in", tmp_path / "out" / "index.csv", "--licence", "CC BY 4.0")
+    scan = read_volume(row["path"])
+    patient = scan.grid.index_to_world(np.argwhere(scan.array > -500))
+    tight = np.ptp(patient, axis=0) + 2
+    room = np.array(scan.array.shape)[::-1] * 2 - tight
+    assert (room >= 2 * 12).all() and (room <= 2 * 24).all()
 
 
 def test_a_second_run_does_only_what_is_new_or_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
