@@ -13,6 +13,7 @@ import pytest
 from matplotlib.image import imread
 from samples import tiny_model
 from scipy import ndimage
+from test_dicom_series import write_series
 
 from UniversalAnatomicalEmbeddingLib import entries
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, save_model
@@ -325,6 +326,9 @@ def test_evaluate_writes_figures_a_table_and_a_picture(folder: Path, tmp_path: P
     (folder / "PAIRS.json").write_text(json.dumps(pairs))
     assert main(["evaluate", str(folder / "PAIRS.json"), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"evaluation.json", "matches.csv", "errors.png"}
+    printed = capsys.readouterr().out
+    said = [s for s in printed.splitlines() if ": CT, guessed" in s]
+    assert [line.split(":")[0] for line in said] == ["a", "b", "c"]  # once per scan
     figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     keys = "n mean_mm sd_mm median_mm p95_mm cpm10 absent_sensitivity absent_specificity seconds_embed seconds_match by_landmark"
     assert set(keys.split()) <= figures.keys()
@@ -333,7 +337,7 @@ def test_evaluate_writes_figures_a_table_and_a_picture(folder: Path, tmp_path: P
     assert 0 <= figures["by_landmark"]["carina"]["mean_mm"] < 60
     assert len(figures["by_landmark"]) == 201
     assert len(table(tmp_path / "out" / "matches.csv")) == 202
-    assert f"wrote {tmp_path / 'out'}/evaluation.json" in capsys.readouterr().out
+    assert f"wrote {tmp_path / 'out'}/evaluation.json" in printed
 
 
 def test_evaluate_of_absent_landmarks_alone_writes_its_picture_too(folder: Path, tmp_path: Path) -> None:
@@ -357,7 +361,9 @@ def test_evaluate_says_what_is_wrong_with_the_pairs(tmp_path: Path, capsys: pyte
 def test_embedding_ahead_fills_the_cache_that_match_then_uses(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = ("--cache", str(tmp_path / "kept"))
     assert main(["embed", str(folder / "a.nrrd"), str(folder / "b.nii.gz"), "--device", "cpu", *cache]) == 0
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
+    said = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [line.split(":")[0] for line in said] == ["a", "a", "b", "b"]
+    assert said[0] == "a: CT" and said[2] == "b: CT"
     made = {p.name: p.stat().st_ctime_ns for p in (tmp_path / "kept").rglob("fine.npy")}
     assert main(["cache", "info", *cache]) == 0
     assert f"{tmp_path / 'kept'}: 2 embedding(s), " in capsys.readouterr().out
@@ -383,7 +389,7 @@ def test_info_tells_name_modality_size_and_geometry(folder: Path, capsys: pytest
     for part in ("name        b", "modality    CT, guessed", "48 x 44 x 48, int16", "2 x 2 x 2 mm", "-1000 .. ", "29.0, -13.0, 249.0"):
         assert part in text
     assert main(["info", str(folder / "b.nii.gz"), "--modality", "mr"]) == 0
-    assert "modality    mr\n" in capsys.readouterr().out
+    assert "modality    MR, given\n" in capsys.readouterr().out
     assert main(["info", str(folder / "broken.nrrd")]) == 2
     assert "broken.nrrd" in says(capsys)
 
@@ -396,6 +402,16 @@ def test_models_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None
         assert json.loads(capsys.readouterr().out)["id"] == "tiny"
     assert main(["models", "show", "nonsense"]) == 2
     assert "one of tiny" in says(capsys)
+
+
+def test_pet_is_refused_in_one_sentence_and_only_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "pet", t0008_0060="PT")
+    assert main(["embed", str(tmp_path / "pet"), "--device", "cpu"]) == 2
+    assert "series 1 is PET (PT) by its DICOM header" in says(capsys)
+    assert main(["info", str(tmp_path / "pet")]) == 0
+    assert "modality    PET (PT), from the DICOM header" in capsys.readouterr().out
 
 
 def test_the_bundled_models_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,7 @@ def check_results(folder: Path, out: Path, truth: np.ndarray, off_mm: float) -> 
     assert width > 1000 and height > 700
     report = json.loads((out / "report.json").read_text())
     assert report["seconds"] > 0 and report["folding"] < 0.005
+    assert {text.split(",")[0] for text in report["taken_for"].values()} == {"CT"}
     return report
 
 
