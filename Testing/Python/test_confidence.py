@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching.confidence import (
+    DEEPEST_MM,
     FEATURES,
     LARGEST_SPREAD_MM,
     UNCALIBRATED_CYCLE_MM,
     Calibration,
-    features,
+    Evidence,
     judge,
     probability,
 )
@@ -26,14 +27,27 @@ BY_SIGN = Calibration(correct=(10.0, 0.0, *ZEROS, 0.0), present=(0.0, 10.0, *ZER
 
 def row(*shown: float, **values: float) -> np.ndarray:
     """Features (1, F) of one match, given in order or by name; the others are 0."""
-    named = dict.fromkeys(inspect.signature(features).parameters, 0.0)
+    named = dict.fromkeys((f.name for f in fields(Evidence)), 0.0)
     named |= dict(zip(named, shown, strict=False)) | values
-    return features(**{name: np.array([value]) for name, value in named.items()})
+    return Evidence(**{name: np.array([value]) for name, value in named.items()}).features()
 
 
 def test_features_are_named_in_their_order_and_distances_are_logarithmic() -> None:
-    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond")
-    np.testing.assert_allclose(row(0.1, 0.2, 0.3, np.e - 1, np.e**2 - 1, np.e**3 - 1), [[0.1, 0.2, 0.3, 1.0, 2.0, 3.0]])
+    assert FEATURES == ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond", "support", "log_inside")
+    shown = row(0.1, 0.2, 0.3, np.e - 1, np.e**2 - 1, np.e**3 - 1, 0.4, np.e**4 - 1)
+    np.testing.assert_allclose(shown, [[0.1, 0.2, 0.3, 1.0, 2.0, 3.0, 0.4, 4.0]])
+
+
+def test_how_deep_inside_a_landmark_lies_counts_up_to_a_limit() -> None:
+    np.testing.assert_array_equal(row(inside_mm=500.0), row(inside_mm=DEEPEST_MM))
+    assert row(inside_mm=5.0)[0, -1] < row(inside_mm=20.0)[0, -1] < row(inside_mm=500.0)[0, -1]
+
+
+def test_evidence_is_given_match_by_match() -> None:
+    evidence = Evidence(**{f.name: np.arange(2.0) + n for n, f in enumerate(fields(Evidence))})
+    first, second = evidence.rows()
+    assert first["similarity"] == 0 and first["inside_mm"] == len(FEATURES) - 1
+    assert second == {name: value + 1 for name, value in first.items()}
 
 
 def test_no_anchors_near_count_as_the_largest_spread() -> None:
@@ -91,3 +105,12 @@ def test_a_calibration_over_other_features_is_refused() -> None:
     for values in ({"correct": weights[1:], "present": weights[1:]}, {"correct": weights, "present": weights[1:]}):
         with pytest.raises(InputError, match=r"not over similarity, coarse, .* Calibrate it again"):
             Calibration.from_card({**values, "absent_below": 0.5})
+
+
+def test_a_calibration_over_the_first_features_alone_keeps_its_verdicts() -> None:
+    weights = [0.5, -1.0, 2.0, 0.1, -0.2, 0.3, 0.25]
+    old = Calibration.from_card({"correct": weights, "present": weights[::-1], "absent_below": 0.5})
+    assert old is not None
+    x = row(0.9, 0.8, 0.1, 3.0, 4.0, 0.0, support=0.4, inside_mm=30.0)
+    np.testing.assert_allclose(probability(x, old.correct), probability(x[:, :6], tuple(weights)))
+    np.testing.assert_allclose(probability(x, old.present), probability(x[:, :6], tuple(weights[::-1])))

@@ -111,7 +111,7 @@ CELLS = (12, 14, 16)
 TEMPLATE, TARGET = synthetic(cells=CELLS), synthetic(lambda p: p - SHIFT, cells=CELLS, name="target")
 OTHER = synthetic(lambda p: p + SHIFT, cells=CELLS, name="other")
 POINTS = inner_points(8, 1, 20.0, TEMPLATE)
-DOUBTFUL = Calibration((1.0, *[0.0] * len(FEATURES)), (0.0, 0.0, 40.0, 0.0, 0.0, 0.0, -8.0), 0.5)  # some absent, some found
+DOUBTFUL = Calibration((1.0, *[0.0] * len(FEATURES)), (0.0, 0.0, 40.0, *[0.0] * (len(FEATURES) - 3), -8.0), 0.5)  # some absent, some found
 
 
 def on(device: str, scan: Searchable, **changes: Any) -> Searchable:
@@ -119,7 +119,7 @@ def on(device: str, scan: Searchable, **changes: Any) -> Searchable:
 
 
 def figures(matches: list[Match]) -> np.ndarray:
-    numbers = ("similarity", "coarse", "margin", "cycle_mm", "spread_mm", "beyond_mm", "confidence")
+    numbers = ("similarity", "coarse", "margin", "cycle_mm", "spread_mm", "beyond_mm", "support", "inside_mm", "confidence")
     return np.array([[*m.point_lps, *(getattr(m, n) for n in numbers)] for m in matches])
 
 

@@ -29,8 +29,9 @@ ZERO = np.zeros(3)
 
 
 def answer(point: list[float], status: str = "found") -> Match:
-    figures = {"similarity": 0.9, "coarse": 0.9, "margin": 0.1, "cycle_mm": 1.0, "spread_mm": 2.0, "beyond_mm": 0.0, "confidence": 0.8}
-    return Match(np.array(point), **figures, status=status)
+    figures = {"similarity": 0.9, "coarse": 0.9, "margin": 0.1, "cycle_mm": 1.0, "spread_mm": 2.0}
+    figures |= {"beyond_mm": 0.0, "support": 0.5, "inside_mm": 30.0, "confidence": 0.8}
+    return Match(point_lps=np.array(point), **figures, status=status)
 
 
 def outcome(error_mm: float | None, status: str = "found", label: str = "carina") -> Outcome:

@@ -303,3 +303,9 @@ def test_rewritten_methods_without_a_mistake_are_not_noticed(monkeypatch: pytest
     for method, right in {**dict(zip(BOTH, (forward(), backward()), strict=True)), "cells": cells_at(lambda s: (s - 1) / 2)}.items():
         monkeypatch.setattr(Grid, method, right)
     assert chain_error_mm(OBLIQUE) < 1e-6
+
+
+def test_a_point_lies_as_deep_inside_as_the_nearest_face_of_its_own_axis_is_far() -> None:
+    grid = Grid((10, 20, 30), np.diag([1.0, 2.0, 4.0, 1.0]))
+    index = [(4.5, 9.5, 0.0), (4.5, 0.0, 14.5), (0.0, 9.5, 14.5), (9.5, 9.5, 14.5), (4.5, 9.5, 14.5), (11, 9.5, 14.5)]
+    np.testing.assert_allclose(grid.inside_mm(grid.index_to_world(index)), [0.5, 1.0, 2.0, 0.0, 15.0, 0.0], atol=1e-9)

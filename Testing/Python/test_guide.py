@@ -113,7 +113,7 @@ def test_anchors_that_do_not_return_or_stray_from_their_neighbours_are_dropped()
     back[4, 1] += RETURN_MM - 0.1
     there[90, 2] += STRAY_MM + 0.1
     there[100, 2] += STRAY_MM - 0.1
-    guide = module._agreeing(source, there, back, RETURN_MM, STRAY_MM)
+    guide = module._agreeing(source, there, back, source, RETURN_MM, STRAY_MM)
     kept = np.delete(np.arange(len(source)), [3, 90])
     np.testing.assert_array_equal(guide.source, source[kept])
     np.testing.assert_array_equal(guide.destination, there[kept])
@@ -151,7 +151,7 @@ def test_a_body_that_lies_between_the_lattice_points_gives_anchors_too(tiny: str
 def test_points_together_are_predicted_as_each_alone_and_from_its_nearest_anchors() -> None:
     rng = np.random.default_rng(6)
     source = rng.uniform(-60, 60, (300, 3))
-    guide = Guide(source, warped(source) + rng.normal(0, 3, source.shape))
+    guide = Guide(source, warped(source) + rng.normal(0, 3, source.shape), source)
     points = np.vstack([rng.uniform(-60, 60, (30, 3)), [[900.0, 0.0, 0.0]]])
     position, spread = guide.predict(points)
     for point, one, gap in zip(points[:-1], position, spread, strict=False):
@@ -165,7 +165,7 @@ def test_points_together_are_predicted_as_each_alone_and_from_its_nearest_anchor
 
 def test_no_points_have_no_prediction() -> None:
     source = np.random.default_rng(7).uniform(-60, 60, (40, 3))
-    position, spread = Guide(source, source).predict(np.empty((0, 3)))
+    position, spread = Guide(source, source, source).predict(np.empty((0, 3)))
     assert position.shape == (0, 3)
     assert spread.shape == (0,)
 
@@ -173,7 +173,7 @@ def test_no_points_have_no_prediction() -> None:
 def test_predicting_leaves_the_points_alone() -> None:
     source = np.random.default_rng(8).uniform(-60, 60, (40, 3))
     points = POINTS.copy()
-    Guide(source, source + SHIFT).predict(points)
+    Guide(source, source + SHIFT, source).predict(points)
     np.testing.assert_array_equal(points, POINTS)
 
 
@@ -182,10 +182,10 @@ def test_a_guide_predicts_from_the_anchors_around_and_ignores_strays() -> None:
     source = rng.uniform(-60, 60, (400, 3))
     destination = source * 1.1 + SHIFT
     destination[::9] += rng.uniform(30, 60, (len(destination[::9]), 3))
-    position, spread = Guide(source, destination).predict(POINTS)
+    position, spread = Guide(source, destination, source).predict(POINTS)
     assert np.linalg.norm(position - POINTS * 1.1 - SHIFT, axis=1).max() < 4
     assert (spread < 15).all()
-    exact, none = Guide(source, source + SHIFT).predict(POINTS)
+    exact, none = Guide(source, source + SHIFT, source).predict(POINTS)
     np.testing.assert_allclose(exact, POINTS + SHIFT, atol=1e-6)
     np.testing.assert_allclose(none, 0, atol=1e-6)
 
@@ -193,9 +193,9 @@ def test_a_guide_predicts_from_the_anchors_around_and_ignores_strays() -> None:
 def test_a_guide_knows_nothing_with_few_anchors_or_far_from_them() -> None:
     source = np.random.default_rng(3).uniform(-20, 20, (SUPPORT, 3))
     far = np.array([[0.0, 0.0, 0.0], [REACH_MM + 30.0, 0.0, 0.0]])
-    assert np.isinf(Guide(source[1:], source[1:]).predict(far)[1]).all()
-    assert np.isinf(Guide(source[:0], source[:0]).predict(far)[1]).all()
-    assert np.isfinite(Guide(source, source).predict(far)[1]).tolist() == [True, False]
+    assert np.isinf(Guide(source[1:], source[1:], source).predict(far)[1]).all()
+    assert np.isinf(Guide(source[:0], source[:0], source).predict(far)[1]).all()
+    assert np.isfinite(Guide(source, source, source).predict(far)[1]).tolist() == [True, False]
 
 
 # --- expectations ---------------------------------------------------------------------------------------------------------------------
@@ -220,6 +220,22 @@ def test_landmarks_beyond_the_field_of_view_are_expected_outside_it() -> None:
     assert 0 == expected.beyond_mm[0] < expected.beyond_mm[1] < expected.beyond_mm[2] < 50
     matches = match_points([(synthetic(), points)], target)
     assert [m.beyond_mm for m in matches] == pytest.approx(expected.beyond_mm.tolist())
+
+
+def test_support_is_the_share_of_what_was_tried_around_that_agreed() -> None:
+    tried = np.array([[x, 0.0, 0.0] for x in range(0, 200, 10)], dtype=float)
+    guide = Guide(tried[:5], tried[:5] + SHIFT, tried)
+    places = np.array([[0.0, 0.0, 0.0], [60.0, 0.0, 0.0], [190.0, 0.0, 0.0], [0.0, 500.0, 0.0]])
+    # within 40 mm: 0..40 (5 of 5 agreed), 20..100 (3 of 9), 150..190 (0 of 5), nothing
+    np.testing.assert_allclose(guide.support(places), [1.0, 3 / 9, 0.0, 0.0])
+
+
+def test_support_and_depth_tell_what_is_shown_from_what_is_cut_away() -> None:
+    target = synthetic(lambda p: p - SHIFT, cells=(20, 24, 16), name="cut")
+    end = target.embedding.grid.corners()[:, 0].max() - SHIFT[0]
+    expected = expect([(synthetic(), np.array([[end - 30, 0.0, 8.0], [end + 25, 0.0, 8.0]]))], target)
+    assert expected.support[0] > 2 * expected.support[1]
+    assert expected.inside_mm[0] > 10 and expected.inside_mm[1] == 0
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------------------------
@@ -250,7 +266,7 @@ def test_a_guide_is_of_one_direction_and_keeps_no_scan_alive() -> None:
 def test_a_guide_is_small_whatever_the_scans() -> None:
     """A session with many targets holds one per pair that was asked about."""
     source = np.zeros((MOST_DENSE_ANCHORS, 3))
-    assert Guide(source, source.copy()).source.nbytes * 2 < 200_000
+    assert Guide(source, source.copy(), source).source.nbytes * 2 < 200_000
     guide = build_guide(synthetic(cells=(40, 40, 60)), shifted(cells=(40, 40, 60)))
     assert len(guide.source) <= MOST_DENSE_ANCHORS
     assert guide.source.base is None or guide.source.base.nbytes <= MOST_ANCHORS * 24

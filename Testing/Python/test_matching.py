@@ -190,6 +190,7 @@ def test_confidence_uses_the_features_of_the_match() -> None:
     calibration = Calibration((*weights, 0.1), always(True, True).present, 0.1)
     for m in match_points([(synthetic(), POINTS)], shifted(), None, calibration):
         seen = {"log_cycle": np.log1p(m.cycle_mm), "log_spread": np.log1p(m.spread_mm), "log_beyond": np.log1p(m.beyond_mm)}
+        seen["log_inside"] = np.log1p(min(m.inside_mm, 60.0))
         logit = 0.1 + sum(w * seen.get(name, getattr(m, name, np.nan)) for w, name in zip(weights, FEATURES, strict=True))
         there = 1 / (1 + np.exp(-always(True, True).present[-1]))
         assert m.confidence == pytest.approx(there / (1 + np.exp(-logit)))

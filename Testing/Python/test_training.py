@@ -19,9 +19,10 @@ from torch import Tensor
 
 from training import export
 from training.augment import Augmentation, cut_view, to_patient
-from training.calibrate import FRAME_POINTS, Samples, collect_frames, cut, fit, logistic
+from training.calibrate import fit, logistic
 from training.common_points import both_ways
 from training.data import PairDataModule
+from training.known_queries import Samples
 from training.labels import LabelTable
 from training.losses import ContrastOptions, PairDescriptors
 from training.modules import SelfSupervisedModule
@@ -30,11 +31,8 @@ from training.scan import Scan, load_scan, read_index
 from training.stream import PairParameters, PairStream
 from UniversalAnatomicalEmbeddingLib import catalogue, entries
 from UniversalAnatomicalEmbeddingLib.catalogue import load_model
-from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching.confidence import probability
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
-from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.volume import from_array, read_volume, write_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|log_every_n_steps|isinstance.treespec|srun).*")
@@ -499,29 +497,3 @@ def test_a_fit_tells_what_is_absent_and_what_is_correct() -> None:
     assert absent[~present].mean() > 0.8
     sure = probability(x[present], calibration.correct) > 0.5
     assert (sure == correct[present]).mean() > 0.9
-
-
-def test_a_cut_scan_keeps_its_place_in_the_patient() -> None:
-    affine = np.diag([2.0, 2.0, 3.0, 1.0])
-    affine[:3, 3] = [1, 2, 3]
-    volume = from_array(np.arange(10 * 4 * 4, dtype=np.int16).reshape(10, 4, 4), affine, "ct", "a")
-    part = cut(volume, (0.4, 1.0))
-    assert part.array.shape == part.grid.shape_zyx == (6, 4, 4)
-    np.testing.assert_array_equal(part.array, volume.array[4:])
-    np.testing.assert_allclose(part.grid.index_to_world([1, 2, 3]), volume.grid.index_to_world([5, 2, 3]))
-    assert (part.name, part.modality) == ("a", "ct")
-
-
-def test_pairs_of_one_frame_give_present_points_and_points_that_a_cut_removed(folder: Path) -> None:
-    torch.manual_seed(0)
-    model = catalogue.Model(Compact(**TINY).eval(), catalogue.ModelCard("tiny", "Tiny", "compact", ("ct", "mr"), (), "", ""))
-    rows = read_index(folder / "index.csv")
-    together = [{**row, "frame": "p"} for row in rows]
-    samples = collect_frames(Session(model, "cpu"), together, MatchOptions())
-    assert len(samples.x) == len(samples.present) == len(samples.correct) > FRAME_POINTS
-    assert np.isfinite(samples.x).all()
-    assert 0 < samples.present.sum() < len(samples.present)
-    assert not samples.correct[~samples.present].any()
-    alone = [{**row, "frame": row["name"] if "name" in row else row["path"]} for row in rows]
-    with pytest.raises(InputError, match="share a frame"):
-        collect_frames(Session(model, "cpu"), alone, MatchOptions())

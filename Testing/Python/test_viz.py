@@ -128,8 +128,8 @@ def test_ct_has_a_fixed_window_and_mr_its_percentiles() -> None:
 
 
 def match(status: str = "found", confidence: float = 0.83) -> Match:
-    figures = {"similarity": 0.91, "coarse": 0.9, "margin": 0.1, "cycle_mm": 1.0, "spread_mm": 2.0, "beyond_mm": 0.0}
-    return Match(CENTRE + 3, **figures, confidence=confidence, status=status)
+    figures = {"similarity": 0.91, "coarse": 0.9, "margin": 0.1, "cycle_mm": 1.0, "spread_mm": 2.0, "beyond_mm": 0.0, "support": 0.5, "inside_mm": 30.0}
+    return Match(point_lps=CENTRE + 3, **figures, confidence=confidence, status=status)
 
 
 def test_verdict_in_words() -> None:

@@ -72,6 +72,12 @@ class Grid:
         beyond = np.maximum(np.maximum(-0.5 - index, index - np.array(self.shape_zyx) + 0.5), 0.0)
         return np.sqrt(((beyond * self.spacing_xyz[::-1]) ** 2).sum(axis=1))
 
+    def inside_mm(self, points_lps: ArrayLike) -> FloatArray:
+        """How far each point (N, 3) lies inside the nearest outer face, in mm along an index axis; 0 outside."""
+        index = self.world_to_index(points_lps)
+        depth = np.minimum(index + 0.5, np.array(self.shape_zyx) - 0.5 - index)
+        return np.maximum((depth * self.spacing_xyz[::-1]).min(axis=1), 0.0)
+
     def corners(self) -> FloatArray:
         """LPS positions ``(8, 3)`` of the outer corners of the field of view."""
         ends = [(-0.5, n - 0.5) for n in self.shape_zyx]

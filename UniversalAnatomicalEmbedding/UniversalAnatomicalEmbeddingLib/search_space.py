@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .hounsfield import AIR_HU
+from .preprocess import approximate_body
 from .volume import Modality
 
 Mask = NDArray[np.bool_]
@@ -25,6 +26,11 @@ BRIGHTEST = 90  # percentile that window means are cut to, against a few hot sli
 FLATTEST = 10  # percentile of the windows' spreads that counts as the noise of the scan
 WINDOW_CELLS = 3
 CLOSED_MM = 8.0
+LUNG_HU = (-950.0, -500.0)
+LUNG_ML = 50.0
+LUNG_WINDOW_MM = 16.0
+LUNG_SPREAD_HU = 160.0
+VESSEL_SHARE = 0.004
 
 
 def cell_means(image: NDArray, stride_zyx: tuple[int, int, int], modality: Modality) -> NDArray[np.float32]:
@@ -81,14 +87,45 @@ def search_space(cells: NDArray[np.float32], modality: Modality, cell_mm: float)
 def approximate_anatomy(cells: NDArray[np.float32], modality: Modality, cell_mm: float) -> Mask:
     """About the cells of the patient, a place to sample points from; it must never decide what is searched.
 
-    What is not air, less what is thinner than three cells (clothes, wires, the edge of a table), closed over 8 mm. A mattress may
-    stay. Nothing where the scan shows but air.
+    CT: the body without table and clothes, and lungs that are open to the border of the field of view. MR: what is not air,
+    less what is thinner than three cells, closed over 8 mm. Nothing where the scan shows but air.
     """
-    ceiling = CT_AIR_MOST_HU if modality == "ct" else air_ceiling(cells, modality)
-    occupied = np.pad(cells > ceiling, 1, mode="edge")
-    thick = ndimage.binary_opening(occupied, np.ones((3, 3, 3)))[1:-1, 1:-1, 1:-1]
+    if modality == "ct":
+        body = approximate_body(cells, modality, cell_mm)
+        return body | _open_lungs(cells, ~body, cell_mm)
+    occupied = np.pad(cells > air_ceiling(cells, modality), 1, mode="edge")
+    return _closed(_opened(occupied)[1:-1, 1:-1, 1:-1], cell_mm)
+
+
+def _open_lungs(cells: NDArray[np.float32], outside: Mask, cell_mm: float) -> Mask:
+    """Lungs in what a body mask takes for outside air: thick parts of lung density with vessels in them.
+
+    A mattress is as dense, but has none; folds of cloth vary more. Over the development and training CTs, cut beside the
+    spine and whole, 0.4 % of a lung or more is vessel at cells of 4 mm, and the median spread within 20 mm is 60 to 150 HU.
+    """
+    window = 2 * round(LUNG_WINDOW_MM / (2 * cell_mm)) + 1
+    mean, square = (ndimage.uniform_filter(x, window, mode="nearest") for x in (cells, cells**2))
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    airy = np.pad(outside & (cells > LUNG_HU[0]) & (cells < LUNG_HU[1]), 2, mode="edge")
+    parts, _ = ndimage.label(_opened(airy)[2:-2, 2:-2, 2:-2])
+    found = np.zeros(cells.shape, dtype=bool)
+    for number, size in enumerate(np.bincount(parts.ravel())[1:], start=1):
+        part = parts == number
+        if size * cell_mm**3 / 1000 < LUNG_ML or np.median(spread[part]) > LUNG_SPREAD_HU:
+            continue
+        closed = _closed(part, cell_mm)
+        if np.mean(cells[closed] > LUNG_HU[1]) >= VESSEL_SHARE:
+            found |= closed
+    return found
+
+
+def _opened(mask: Mask) -> Mask:
+    return ndimage.binary_opening(mask, np.ones((3, 3, 3)))
+
+
+def _closed(mask: Mask, cell_mm: float) -> Mask:
     reach = max(1, round(CLOSED_MM / cell_mm))
-    return ndimage.binary_closing(np.pad(thick, reach), iterations=reach)[(slice(reach, -reach),) * 3]
+    return ndimage.binary_closing(np.pad(mask, reach), iterations=reach)[(slice(reach, -reach),) * 3]
 
 
 def bounding_box(

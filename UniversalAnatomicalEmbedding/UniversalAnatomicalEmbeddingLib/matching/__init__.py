@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from ..errors import InputError
 from ..geometry import FloatArray
 from ..options import MatchOptions
-from .confidence import Calibration, Status, features, judge
+from .confidence import Calibration, Evidence, Status, judge
 from .fixed_point import match_fixed_points
 from .guide import expect
 from .nearest import find_peaks
@@ -21,14 +21,16 @@ from .templates import combine
 __all__ = ["Calibration", "Match", "Searchable", "Status", "match_points"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Match:
     """One landmark in one target.
 
-    ``point_lps`` (3,) mm is the best position even when the verdict is "absent"; ``similarity`` the fused cosine there; ``margin`` to the best
-    other place; ``cycle_mm`` how far the way back misses the start; ``spread_mm`` how much the scans' common anchors around disagree
-    (infinite: none near) and ``beyond_mm`` how far outside the target's field of view they put the landmark; ``confidence`` the calibrated
-    probability that the error is under 10 mm (NaN without calibration); ``note`` why a method failed.
+    ``point_lps`` (3,) mm is the best position even when the verdict is "absent"; ``similarity`` the fused cosine there, ``coarse``
+    that of the coarse head alone; ``margin`` to the best other place; ``cycle_mm`` how far the way back misses the start. From the
+    anchors that both scans have in common around the landmark: ``spread_mm`` how much they disagree (infinite: none near),
+    ``beyond_mm`` and ``inside_mm`` how far outside and inside the target's field of view they put it, ``support`` the share of what
+    was tried that became an anchor. ``confidence`` is the calibrated probability that the error is under 10 mm (NaN without
+    calibration); ``note`` says why a method failed.
     """
 
     point_lps: FloatArray
@@ -38,6 +40,8 @@ class Match:
     cycle_mm: float
     spread_mm: float
     beyond_mm: float
+    support: float
+    inside_mm: float
     confidence: float
     status: Status
     note: str = ""
@@ -69,16 +73,29 @@ def match_points(
         found, similarity, notes = _published(exemplars, target, options)
     elif options.method == "fixed-point":
         found, notes = _fixed_points(exemplars, target, options, found)
-    cycle = np.mean([_cycle(scan, points, target, found, options) for scan, points in exemplars], axis=0)
-    confidence, status = judge(features(similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm), calibration)
+    cycle = np.mean([_cycle(scan, points, target, found, plain) for scan, points in exemplars], axis=0)
+    evidence = Evidence(
+        similarity=similarity,
+        coarse=peaks.coarse,
+        margin=peaks.margin,
+        cycle_mm=cycle,
+        spread_mm=expected.spread_mm,
+        beyond_mm=expected.beyond_mm,
+        support=expected.support,
+        inside_mm=expected.inside_mm,
+    )
+    confidence, status = judge(evidence.features(), calibration)
     status = ["uncertain" if note and s == "found" else s for note, s in zip(notes, status, strict=True)]
-    numbers = (similarity, peaks.coarse, peaks.margin, cycle, expected.spread_mm, expected.beyond_mm, confidence)
-    rows = zip(found, *(n.tolist() for n in numbers), status, notes, strict=True)
-    return [Match(p, a, b, c, d, e, f, g, verdict, note) for p, a, b, c, d, e, f, g, verdict, note in rows]
+    verdicts = zip(found, confidence.tolist(), status, notes, evidence.rows(), strict=True)
+    return [
+        Match(point_lps=point, confidence=sure, status=verdict, note=note, **known)
+        for point, sure, verdict, note, known in verdicts
+    ]
 
 
-def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: FloatArray, options: MatchOptions) -> FloatArray:
-    back = find_peaks(target.query(found), scan, options.exact or options.compat).points_lps
+def _cycle(scan: Searchable, points: FloatArray, target: Searchable, found: FloatArray, plain: bool) -> FloatArray:
+    """How far (N,) mm the way back misses the start. It looks everywhere, so that it does not lean on the anchors of the way there."""
+    back = find_peaks(target.query(found), scan, plain).points_lps
     return np.linalg.norm(back - points, axis=1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,10 @@ from ..errors import InputError
 from ..geometry import FloatArray
 
 Status = Literal["found", "uncertain", "absent"]
-FEATURES = ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond")
+FEATURES = ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond", "support", "log_inside")
+FEWEST_FEATURES = 6  # what calibrations of compact-ct-mr-3 and before are over
 LARGEST_SPREAD_MM = 60.0
+DEEPEST_MM = 60.0
 FOUND_PROBABILITY = 0.5
 UNCALIBRATED_CYCLE_MM = 10.0
 
@@ -30,20 +32,41 @@ class Calibration:
 
     @staticmethod
     def from_card(values: dict[str, Any] | None) -> Calibration | None:
-        """The calibration stored in a model card, or None."""
+        """The calibration stored in a model card, or None. One over the first features alone, from before there were more,
+        keeps its verdicts: the others count nothing. InputError for one over anything else."""
         if values is None:
             return None
-        if not len(values["correct"]) == len(values["present"]) == len(FEATURES) + 1:
+        models = [list(map(float, values[name])) for name in ("correct", "present")]
+        if any(len(model) not in (FEWEST_FEATURES + 1, len(FEATURES) + 1) for model in models):
             raise InputError(f"The model's calibration is not over {', '.join(FEATURES)}. Calibrate it again with training.calibrate.")
-        return Calibration(tuple(values["correct"]), tuple(values["present"]), float(values["absent_below"]))
+        correct, present = ((*m[:-1], *[0.0] * (len(FEATURES) + 1 - len(m)), m[-1]) for m in models)
+        return Calibration(correct, present, float(values["absent_below"]))
 
 
-def features(
-    similarity: FloatArray, coarse: FloatArray, margin: FloatArray, cycle_mm: FloatArray, spread_mm: FloatArray, beyond_mm: FloatArray
-) -> FloatArray:
-    """Feature matrix (N, 6) in the order of :data:`FEATURES`; an infinite spread (no anchors near) counts as 60 mm."""
-    spread = np.minimum(spread_mm, LARGEST_SPREAD_MM)
-    return np.stack([similarity, coarse, margin, np.log1p(cycle_mm), np.log1p(spread), np.log1p(beyond_mm)], axis=1)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What is known of N matches; each ``(N,)``, in the words of :class:`~.Match`."""
+
+    similarity: FloatArray
+    coarse: FloatArray
+    margin: FloatArray
+    cycle_mm: FloatArray
+    spread_mm: FloatArray
+    beyond_mm: FloatArray
+    support: FloatArray
+    inside_mm: FloatArray
+
+    def features(self) -> FloatArray:
+        """Feature matrix (N, 8) in the order of :data:`FEATURES`; an infinite spread (no anchors near) counts as 60 mm, and more than 60 mm
+        inside the field of view as that."""
+        spread, inside = np.minimum(self.spread_mm, LARGEST_SPREAD_MM), np.minimum(self.inside_mm, DEEPEST_MM)
+        logs = [np.log1p(self.cycle_mm), np.log1p(spread), np.log1p(self.beyond_mm)]
+        return np.stack([self.similarity, self.coarse, self.margin, *logs, self.support, np.log1p(inside)], axis=1)
+
+    def rows(self) -> list[dict[str, float]]:
+        """The evidence match by match."""
+        columns = {f.name: getattr(self, f.name).tolist() for f in fields(self)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def probability(x: FloatArray, model: tuple[float, ...]) -> FloatArray:
