@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from UniversalAnatomicalEmbeddingLib.padding import thinned
+from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
 from UniversalAnatomicalEmbeddingLib.volume import read_volume
 
 
@@ -43,3 +44,9 @@ def thin_scans(data_dir: Path) -> dict[str, np.ndarray]:
             kind = "mr" if folder.name == "mr" else "ct"
             found[f"{kind}/{path.name.removesuffix('.nii.gz')}"] = small
     return found
+
+
+@pytest.fixture(scope="session")
+def torso() -> np.ndarray:
+    """A made-up CT in Hounsfield units, int16."""
+    return np.asarray(demo_pair(coarsening=2.0).template.array)

@@ -74,8 +74,6 @@ TESTED_BY = {
     "transform_node": "test_registering",
     "views": "test_workbench",
     "cli_models": "test_releases",
-    "cli_scans": "test_cli",
-    "hounsfield": "test_modality",
     "errors": "test_catalogue",
     "progress": "test_embedding",
     "options": "test_session",

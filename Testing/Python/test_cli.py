@@ -13,7 +13,6 @@ import pytest
 from matplotlib.image import imread
 from samples import tiny_model
 from scipy import ndimage
-from test_dicom_series import write_series
 
 from UniversalAnatomicalEmbeddingLib import entries
 from UniversalAnatomicalEmbeddingLib.catalogue import Model, save_model
@@ -354,7 +353,7 @@ def test_evaluate_says_what_is_wrong_with_the_pairs(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "out").exists()
 
 
-# --- embed, info, models, cache -------------------------------------------------------------------------------------------------------
+# --- embed, models, cache -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("error")
@@ -383,17 +382,6 @@ def test_embed_goes_on_after_a_bad_scan(folder: Path, capsys: pytest.CaptureFixt
     assert captured.out.startswith("c: ")
 
 
-def test_info_tells_name_modality_size_and_geometry(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(folder / "b.nii.gz")]) == 0
-    text = capsys.readouterr().out
-    for part in ("name        b", "modality    CT, guessed", "48 x 44 x 48, int16", "2 x 2 x 2 mm", "-1000 .. ", "29.0, -13.0, 249.0"):
-        assert part in text
-    assert main(["info", str(folder / "b.nii.gz"), "--modality", "mr"]) == 0
-    assert "modality    MR, given\n" in capsys.readouterr().out
-    assert main(["info", str(folder / "broken.nrrd")]) == 2
-    assert "broken.nrrd" in says(capsys)
-
-
 def test_models_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "list"]) == 0
     assert capsys.readouterr().out.startswith("tiny (default): Tiny; CT, MR; ")
@@ -402,16 +390,6 @@ def test_models_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None
         assert json.loads(capsys.readouterr().out)["id"] == "tiny"
     assert main(["models", "show", "nonsense"]) == 2
     assert "one of tiny" in says(capsys)
-
-
-def test_pet_is_refused_in_one_sentence_and_only_shown(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_series(tmp_path / "pet", t0008_0060="PT")
-    assert main(["embed", str(tmp_path / "pet"), "--device", "cpu"]) == 2
-    assert "series 1 is PET (PT) by its DICOM header" in says(capsys)
-    assert main(["info", str(tmp_path / "pet")]) == 0
-    assert "modality    PET (PT), from the DICOM header" in capsys.readouterr().out
 
 
 def test_the_bundled_models_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

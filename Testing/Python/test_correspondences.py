@@ -29,7 +29,7 @@ def test_keypoints_lie_in_the_body_and_cover_it() -> None:
 def test_a_body_that_fills_the_scan_gets_one_keypoint_in_each_cell() -> None:
     """Cubes and cells coincide here, so half a cell of error would empty those at an end."""
     whole = coded_scan(lps_grid((-18, -12, -14), (36, 24, 28)), lambda p: p)
-    body = np.asarray(whole.embedding.body)
+    body = np.asarray(whole.embedding.anatomy)
     assert body.all()
     index = whole.embedding.fine_grid.world_to_index(
         spread_points(whole, body.size, np.random.default_rng(0))

@@ -333,7 +333,12 @@ def captured(volume: Volume, intensity: Intensity, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
 def test_network_sees_the_scaling_of_the_modality_and_air_beyond_the_scan(modality: Modality, monkeypatch: pytest.MonkeyPatch) -> None:
-    intensity = Intensity(ct_knots=((-1024, -7), (1000, 1)), mr_percentiles=(0, 100), mr_range=(-3, 2))
+    intensity = Intensity(
+        ct_knots=((-1024, -7), (1000, 1)),
+        mr_percentiles=(0, 100),
+        mr_range=(-3, 2),
+        mr_rule="percentiles",
+    )
     scan = tissue_volume((30, 30, 30))
     image = captured(Volume(scan.array, scan.grid, modality), intensity, monkeypatch)
     low, high = scan.array.min(), scan.array.max()
@@ -405,7 +410,9 @@ def test_mr_limits_of_models_so_far_are_those_of_their_body_mask(monkeypatch: py
     plain, specked = array[:, :, :100].copy(), array.copy()
     specked[20, 30, 180:190] = 9000.0
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
-    images = [captured(Volume(a, Grid(a.shape, affine), "mr"), Intensity(), monkeypatch) for a in (plain, specked)]
+    volumes = [Volume(a, Grid(a.shape, affine), "mr") for a in (plain, specked)]
+    rule = Intensity(mr_rule="percentiles")
+    images = [captured(volume, rule, monkeypatch) for volume in volumes]
     inside = (slice(12, 28), slice(14, 46), slice(14, 52))
     np.testing.assert_array_equal(images[0][inside], images[1][inside])
 

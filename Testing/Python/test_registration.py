@@ -13,7 +13,6 @@ import pytest
 from positions import ball, carried, coded_scan, lps_grid, motion, textured
 from samples import probe_model, tissue_volume
 
-from UniversalAnatomicalEmbeddingLib import registration
 from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
@@ -135,8 +134,8 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.starts: list[np.ndarray] = []
-        monkeypatch.setattr(registration, "refine_linear", self.refine_linear)
-        monkeypatch.setattr(registration, "dense_field", self.dense_field)
+        monkeypatch.setitem(register.__globals__, "refine_linear", self.refine_linear)
+        monkeypatch.setitem(register.__globals__, "dense_field", self.dense_field)
 
     def refine_linear(self, model: str, starts: list, *rest: Any) -> Refined:
         self.starts, (_, _, self.body), self.believed = starts, rest[:3], rest[-1]
@@ -189,7 +188,7 @@ def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(
         pairs.append(found)
         return [LinearFit(truth, np.ones(len(found)), np.full(len(found), 99.0))]
 
-    monkeypatch.setattr(registration, "find_linear", disagreeing)
+    monkeypatch.setitem(register.__globals__, "find_linear", disagreeing)
     with pytest.raises(NoCommonAnatomy, match="0 agree with it") as told:
         options = RegisterOptions(stage="rigid", keypoints=200)
         register(COARSE, lying(moved), lambda volume: moved, options)
