@@ -39,8 +39,9 @@ FRAME_CUTS = ("lower part", "upper part", "right half")
 TEMPLATES_A_CUT = 2
 TRUNK_ONLY = ("carina", "bronch", "aorta", "pulmonary", "kidney", "spinal_canal_at_carina")
 ELSEWHERE_STEP = 6
-HEADNECK_STEP = 8
+HEADNECK_STEP = 16
 FRAME_POINTS = 12
+FRAMES_STEP = 2
 FRAME_STEP_MM = 12.0
 FEWEST_VOXELS = 5
 TUBES = ("spinal", "esophagus")  # where their middle lies depends on how far they were drawn
@@ -98,13 +99,13 @@ def structure_queries(session: Session, folder: Path, options: MatchOptions) -> 
 
 
 def frame_queries(session: Session, index: list[dict[str, str]], options: MatchOptions) -> Samples:
-    """Points of a scan in another one of its frame, whole and in parts; one pair of every frame that has two scans or more."""
+    """Points of a scan in another one of its frame, whole and in parts; one pair of every second frame that has two scans or more."""
     frames: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in index:
         frames[row["frame"]].append(row)
     parts = []
     rng = np.random.default_rng(0)
-    for members in (m for m in frames.values() if len(m) > 1):
+    for members in [m for m in frames.values() if len(m) > 1][::FRAMES_STEP]:
         fixed, moving = (members[i] for i in rng.permutation(len(members))[:2])
         template = session.embed(read_volume(fixed["path"], fixed["modality"]))  # type: ignore[arg-type]
         whole = read_volume(moving["path"], moving["modality"])  # type: ignore[arg-type]
