@@ -38,6 +38,11 @@ def models_folder() -> Path:
     return Path(os.environ.get("UAE_MODELS") or Path(base) / "uae" / "models").expanduser()
 
 
+def released_lists() -> tuple[Path, Path]:
+    """The files that list published models, the package's and the user's; either may be missing."""
+    return PRETRAINED / "released.json", models_folder() / "released.json"
+
+
 def catalogue() -> dict[str, CatalogueEntry]:
     """The models that are here by id: the default one first, the bundled ones, the user's own."""
     bundled = bundled_entries()

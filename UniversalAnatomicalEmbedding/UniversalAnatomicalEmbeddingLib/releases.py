@@ -17,7 +17,14 @@ from torch import Tensor
 from .catalogue import Model, ModelCard, load_model, save_weights
 from .checkpoints import Checkpoint, Family, read_checkpoint
 from .download import download
-from .entries import PRETRAINED, CatalogueEntry, catalogue, models_folder, register_model, sha256
+from .entries import (
+    CatalogueEntry,
+    catalogue,
+    models_folder,
+    register_model,
+    released_lists,
+    sha256,
+)
 from .errors import InputError
 from .preprocess import Intensity
 from .progress import Progress, silent
@@ -58,8 +65,7 @@ class Imported:
 def releases() -> dict[str, Release]:
     """The published models by id; ``released.json`` in the user's model folder, of the same form, may add some."""
     found: dict[str, Release] = {}
-    for folder in (PRETRAINED, models_folder()):
-        path = folder / "released.json"
+    for path in released_lists():
         if path.is_file():
             try:
                 entries = [
