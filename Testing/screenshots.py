@@ -22,8 +22,9 @@ import standins  # noqa: E402
 from PIL import Image  # noqa: E402
 from stage import ORIENTATIONS, Stage  # noqa: E402
 
-from UniversalAnatomicalEmbeddingLib import mrml, views  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.volume import read_volume  # noqa: E402
+from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.images.volume import read_volume  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.mrml import views  # noqa: E402
 
 SIZE = 340
 SHOWN = "carina"

@@ -22,15 +22,16 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
-from UniversalAnatomicalEmbeddingLib import dependencies, language, mrml
-from UniversalAnatomicalEmbeddingLib.desk import Desk
-from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay
+from UniversalAnatomicalEmbeddingLib import mrml
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
-from UniversalAnatomicalEmbeddingLib.preparation import Preparation
-from UniversalAnatomicalEmbeddingLib.registering import Registering
-from UniversalAnatomicalEmbeddingLib.workbench import Workbench
-from UniversalAnatomicalEmbeddingLib.worker_client import WorkerClient
+from UniversalAnatomicalEmbeddingLib.system import dependencies, language
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.workbench.overlays import LiveCursor, Overlay
+from UniversalAnatomicalEmbeddingLib.workbench.preparation import Preparation
+from UniversalAnatomicalEmbeddingLib.workbench.registration_job import Registering
+from UniversalAnatomicalEmbeddingLib.workbench.workbench import Workbench
+from UniversalAnatomicalEmbeddingLib.worker.client import WorkerClient
+from UniversalAnatomicalEmbeddingLib.worker.desk import Desk
 
 POLL_MS = 50
 CHEST_SHA256 = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
@@ -360,7 +361,7 @@ class UniversalAnatomicalEmbeddingTest(ScriptedLoadableModuleTest):
 
     def test_phantoms(self) -> None:
         """Landmarks of a phantom patient are found in another one."""
-        from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
+        from UniversalAnatomicalEmbeddingLib.phantom.patient import demo_pair
 
         pair = demo_pair(coarsening=2.0)
         template, target = (mrml.volume_to_node(slicer.mrmlScene, v) for v in (pair.template, pair.target))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch.cli import LightningCLI
 
-from .data import PairDataModule
-from .modules import SelfSupervisedModule
+from .batches.data import PairDataModule
+from .learning.modules import SelfSupervisedModule
 
 
 def main(args: list[str] | None = None) -> LightningCLI:

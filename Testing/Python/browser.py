@@ -45,7 +45,7 @@ class Server:
         paths = os.pathsep.join([str(REPOSITORY / "UniversalAnatomicalEmbedding"), str(REPOSITORY)])
         variables = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "UAE_WEB_TOKEN")}
         variables |= {"PYTHONPATH": paths, "TMPDIR": str(self.temporary), "PYTHONUNBUFFERED": "1"} | (environment or {})
-        command = [sys.executable, "-m", "UniversalAnatomicalEmbeddingLib.cli", "serve", *arguments]
+        command = [sys.executable, "-m", "UniversalAnatomicalEmbeddingLib.commands", "serve", *arguments]
         self.started = time.perf_counter()
         self.process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.lines: list[str] = []

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from file_server import Server
 
-from UniversalAnatomicalEmbeddingLib.padding import thinned
-from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
-from UniversalAnatomicalEmbeddingLib.volume import read_volume
+from UniversalAnatomicalEmbeddingLib.images.padding import thinned
+from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
+from UniversalAnatomicalEmbeddingLib.phantom.patient import demo_pair
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,3 +51,13 @@ def thin_scans(data_dir: Path) -> dict[str, np.ndarray]:
 def torso() -> np.ndarray:
     """A made-up CT in Hounsfield units, int16."""
     return np.asarray(demo_pair(coarsening=2.0).template.array)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()

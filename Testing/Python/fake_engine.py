@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
 
 SHIFT = np.array([5.0, -7.0, 11.0])
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from UniversalAnatomicalEmbeddingLib.embedding import Embedding
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.embedding.embedding import Embedding
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
-from UniversalAnatomicalEmbeddingLib.volume import Volume
 
 FINE, COARSE = (2, 2, 2), (8, 8, 8)
 Where = Callable[[np.ndarray], np.ndarray]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from training import augment
+from training.batches import augment
 
 NAME = "cuda:0"
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}

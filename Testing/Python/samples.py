@@ -11,12 +11,12 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume
+from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
-from UniversalAnatomicalEmbeddingLib.preprocess import Intensity
-from UniversalAnatomicalEmbeddingLib.volume import Volume
 
 TINY = {"widths": [16, 16, 16, 16], "blocks": [1, 1, 1], "fine_channels": 16, "coarse_channels": 16}
 

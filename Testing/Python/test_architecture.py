@@ -5,86 +5,28 @@ from __future__ import annotations
 import ast
 import importlib
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGE = REPOSITORY / "UniversalAnatomicalEmbedding" / "UniversalAnatomicalEmbeddingLib"
+SLICER_MODULE = REPOSITORY / "UniversalAnatomicalEmbedding"
+PACKAGE = SLICER_MODULE / "UniversalAnatomicalEmbeddingLib"
 TESTS = Path(__file__).parent
-SOURCES = sorted(p for p in PACKAGE.rglob("*.py"))
-TRAINING = sorted((REPOSITORY / "training").rglob("*.py"))
-WEB = sorted((PACKAGE.parent / "UniversalAnatomicalEmbeddingWeb").glob("*.py"))
-
-# A module imports only from the layers before its own; those of one folder may import each other.
-LAYERS = (
-    {"", "errors", "progress", "language", "geometry", "tiling", "phantom_shapes"},
-    {
-        "download",
-        "folders",
-        "hounsfield",
-        "padding",
-        "patient",
-        "options",
-        "nifti_header",
-        "dicom_series",
-        "points",
-        "phantom_skeleton",
-        "networks",
-        "worker_process",
-        "diagnostics",
-        "entries",
-        "dependencies",
-    },
-    {"volume", "phantom_anatomy", "table", "readiness", "choices"},
-    {"preprocess", "phantom", "messages", "modality"},
-    {"search_space"},
-    {"catalogue", "checkpoints"},
-    {"releases"},
-    {"embedding"},
-    {"cache", "matching"},
-    {"registration"},
-    {"session"},
-    {"evaluation", "jobs"},
-    {"viz", "presenter", "worker", "worker_client", "mrml", "observers"},
-    {"views", "desk", "transform_node"},
-    {"scans", "lists"},
-    {"workbench"},
-    {"live", "preparation", "registering"},
-    {"cli_models", "cli_register", "cli_scans", "cli_serve"},
-    {"cli"},
-)
-FOREIGN = {"slicer", "qt", "ctk", "vtk", "training"}
-# The files that know MRML nodes; they are given the scene and never ask the application for it.
-BRIDGE = {"lists", "live", "mrml", "observers", "registering", "scans", "transform_node", "views", "workbench"}
-# Files whose test does not have their name; all others have test_<file>.py or test_<folder>.py.
-TESTED_BY = {
-    "__init__": "test_architecture",
-    "desk": "test_preparation",
-    "entries": "test_catalogue",
-    "lists": "test_workbench",
-    "live": "test_workbench",
-    "observers": "test_workbench",
-    "readiness": "test_presenter",
-    "scans": "test_workbench",
-    "transform_node": "test_registering",
-    "views": "test_workbench",
-    "cli_models": "test_releases",
-    "errors": "test_catalogue",
-    "progress": "test_embedding",
-    "options": "test_session",
-    "cli_serve": "test_web_server",
-    "worker_process": "test_worker_client",
-    "nifti_header": "test_volume",
-    "phantom_anatomy": "test_phantom",
-    "phantom_shapes": "test_phantom",
-    "phantom_skeleton": "test_phantom",
-}
+LIB, WEB_FACE, PANEL, TRAINING_NAME = PACKAGE.name, "UniversalAnatomicalEmbeddingWeb", "UniversalAnatomicalEmbeddingWidgets", "training"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TRAINING = sorted((REPOSITORY / TRAINING_NAME).rglob("*.py"))
+WEB = sorted((SLICER_MODULE / WEB_FACE).glob("*.py"))
+WIDGETS = sorted((SLICER_MODULE / PANEL).glob("*.py"))
+APPLICATION = {"slicer", "qt", "ctk", "vtk"}
+FACES = {WEB_FACE, PANEL, TRAINING_NAME}
 SMALL_FILE, SMALL_FUNCTION, SMALL_CLASS, MOST_NAMES, MOST_BYTES = 400, 60, 200, 12, 16 * 2**20
+FEWEST_FILES, MOST_FILES = 2, 12
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -94,38 +36,50 @@ def parsed(path: Path) -> ast.Module:
 
 
 def dotted(path: Path) -> str:
-    """Module name inside the package: "matching.nearest", "matching" for its __init__, "" for that of the package."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+    """Full name of a module: "training.scans.labels", "UniversalAnatomicalEmbeddingLib" for the package's __init__."""
+    base = SLICER_MODULE if path.is_relative_to(SLICER_MODULE) else REPOSITORY
+    return ".".join(path.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {dotted(p): p for p in SOURCES}
+MODULES = {dotted(p): p for p in (*SOURCES, *TRAINING, *WEB, *WIDGETS)}
 
 
-def imports(path: Path, own: bool) -> set[str]:
-    """What a file imports anywhere in it: modules of the package (``own``), or the names of other top-level packages."""
+def order(package: str) -> tuple[str, ...]:
+    """The rooms of a package, as its __init__ lists them."""
+    rooms: tuple[str, ...] = importlib.import_module(package).ROOMS
+    return rooms
+
+
+def room(module: str) -> str:
+    """Room or file below its package: "matching", "session"; "" for the package itself."""
+    return ".".join(module.split(".")[1:2])
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """What a file imports anywhere in it: modules of this repository, and the names of other top-level packages."""
     inside, outside = set(), set()
-    folder = list(path.relative_to(PACKAGE).parts[:-1]) if path.is_relative_to(PACKAGE) else []
+    here = dotted(path).split(".")
+    package = here if path.stem == "__init__" else here[:-1]
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
+            inside |= {alias.name for alias in node.names if alias.name in MODULES}
             outside |= {alias.name.partition(".")[0] for alias in node.names}
-            inside |= {alias.name.removeprefix(f"{PACKAGE.name}.") for alias in node.names if alias.name.startswith(f"{PACKAGE.name}.")}
         elif isinstance(node, ast.ImportFrom):
-            base = (node.module or "").split(".") if node.module else []
-            if node.level == 0:
-                outside.add(base[0])
-            if node.level == 0 and base[0] != PACKAGE.name:
-                continue
-            start = base[1:] if node.level == 0 else folder[: len(folder) - node.level + 1] + base
-            name = ".".join(start)
-            below = {f"{name}.{alias.name}".lstrip(".") for alias in node.names}
-            inside |= (below & MODULES.keys()) | ({name} if below - MODULES.keys() else set())
-    return inside if own else outside - {PACKAGE.name}
+            base = [] if node.level == 0 else package[: len(package) - node.level + 1]
+            name = ".".join(base + (node.module.split(".") if node.module else []))
+            below = {f"{name}.{alias.name}" for alias in node.names}
+            inside |= (below & MODULES.keys()) | ({name} & MODULES.keys() if below - MODULES.keys() else set())
+            outside.add(name.partition(".")[0])
+    return inside - {dotted(path)}, outside - {here[0]}
 
 
-def layer(module: str) -> int:
-    found = [n for n, names in enumerate(LAYERS) if module.partition(".")[0] in names]
-    assert found, f"{module} has no place in the order of the layers: give it one in LAYERS"
-    return found[0]
+IMPORTS = {module: imports(path)[0] for module, path in MODULES.items()}
+FOREIGN = {module: imports(path)[1] for module, path in MODULES.items()}
+
+
+def is_empty_of_code(path: Path) -> bool:
+    """Whether a file defines nothing: a door, or what runs a room."""
+    return not any(isinstance(node, ast.ClassDef | Function | ast.Assign | ast.AnnAssign) for node in parsed(path).body)
 
 
 def definitions(path: Path) -> Iterator[tuple[str, ast.ClassDef | None, ast.ClassDef | Function]]:
@@ -173,59 +127,92 @@ def missing_annotations(node: Function, is_method: bool) -> list[str]:
 # --- imports --------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_downwards(module: str) -> None:
-    here = layer(module)
-    folder = module.partition(".")[0]
-    upwards = {other for other in imports(MODULES[module], own=True) if other.partition(".")[0] != folder and layer(other) >= here}
-    assert upwards == set()
+@pytest.mark.parametrize("package", [LIB, TRAINING_NAME])
+def test_the_order_names_every_room_once(package: str) -> None:
+    named = order(package)
+    code = {module: path for module, path in MODULES.items() if module.startswith(f"{package}.") and not is_empty_of_code(path)}
+    assert sorted(named) == sorted({room(module) for module in code})
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.partition(".")[0] in (LIB, TRAINING_NAME) and room(m)])
+def test_imports_point_upwards_in_the_list(module: str) -> None:
+    """A room knows only the rooms before it; a door of the training, which holds no code, comes after all of them."""
+    package = module.partition(".")[0]
+    places = {name: n for n, name in enumerate(order(package))}
+    known = {other for other in IMPORTS[module] if other.startswith(f"{package}.") and room(other) != room(module)}
+    assert {other for other in known if places.get(room(other), len(places)) >= places.get(room(module), len(places))} == set()
 
 
 def test_no_imports_go_round_in_a_circle() -> None:
-    graph = {module: imports(path, own=True) - {module} for module, path in MODULES.items()}
-    assert set(TopologicalSorter(graph).static_order()) >= MODULES.keys()
+    """A package's __init__ aside, which is run before its modules and names some of them."""
+    doors = {module for module, path in MODULES.items() if path.stem == "__init__"}
+    graph = {module: others - doors for module, others in IMPORTS.items() if module not in doors}
+    try:
+        assert set(TopologicalSorter(graph).static_order()) >= graph.keys()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+@pytest.mark.parametrize("module", [m for m, p in MODULES.items() if p.stem == "__init__"])
+def test_a_room_is_not_entered_from_inside_through_its_door(module: str) -> None:
+    inside = {m for m in MODULES if m.startswith(f"{module}.") and "." in module}
+    assert {m for m in inside if module in IMPORTS[m]} == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=dotted)
-def test_core_knows_neither_slicer_nor_training(path: Path) -> None:
-    allowed = {"slicer", "vtk"} if dotted(path) in BRIDGE else set()
-    assert imports(path, own=False) & FOREIGN - allowed == set()
+def test_the_package_knows_no_face_no_training_and_the_application_in_one_room(path: Path) -> None:
+    module = dotted(path)
+    allowed = {"slicer", "vtk"} if room(module) == "mrml" or module == f"{LIB}.workbench.overlays" else set()
+    allowed |= {WEB_FACE} if room(module) == order(LIB)[-1] else set()
+    assert FOREIGN[module] & (APPLICATION | FACES) - allowed == set()
 
 
-@pytest.mark.parametrize("module", sorted(BRIDGE & MODULES.keys()))
-def test_bridge_imports_slicer_late_and_never_asks_the_application(module: str) -> None:
-    tree = parsed(MODULES[module])
-    at_top = {a.name for n in tree.body if isinstance(n, ast.Import) for a in n.names}
+@pytest.mark.parametrize("path", TRAINING, ids=dotted)
+def test_training_knows_the_package_only(path: Path) -> None:
+    assert FOREIGN[dotted(path)] & (APPLICATION | FACES) == set()
+    assert {room(other) for other in IMPORTS[dotted(path)] if other.startswith(f"{LIB}.")} & {
+        "mrml",
+        "worker",
+        "workbench",
+        "commands",
+    } == set()
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if FOREIGN[dotted(p)] & APPLICATION], ids=dotted)
+def test_the_application_is_imported_late_and_never_asked(path: Path) -> None:
+    tree = parsed(path)
+    at_top = {a.name.partition(".")[0] for n in tree.body if isinstance(n, ast.Import) for a in n.names}
     used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "slicer"}
-    assert at_top & {"slicer", "vtk"} == set()
+    assert at_top & APPLICATION == set()
     assert used & {"app", "mrmlScene", "modules", "util"} == set()
 
 
 def test_pictures_are_drawn_by_the_command_line_only() -> None:
-    users = {module for module, path in MODULES.items() if "viz" in imports(path, own=True)} | {
-        str(p) for p in TRAINING if any("viz" in ast.unparse(n) for n in ast.walk(parsed(p)) if isinstance(n, ast.Import | ast.ImportFrom))
-    }
-    assert users <= {"cli", "cli_register"}
+    users = {module for module, others in IMPORTS.items() if f"{LIB}.report.figures" in others}
+    assert {m.rpartition(".")[0] for m in users} <= {f"{LIB}.commands"}
 
 
 def test_imports_are_seen_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks above would be worth nothing if they overlooked one."""
-    path = tmp_path / "matching" / "sample.py"
-    path.parent.mkdir()
-    text = "import vtk.util\nfrom qt import QWidget\nfrom ..viz import Row\nfrom .. import cache\nfrom . import nearest\nfrom .subcell import x\n"
-    text += f"import {PACKAGE.name}.cli\nfrom {PACKAGE.name} import session\ndef f():\n    from {PACKAGE.name}.catalogue import y\n"
+    path = tmp_path / LIB / "matching" / "sample.py"
+    path.parent.mkdir(parents=True)
+    text = "import vtk.util\nfrom qt import QWidget\nfrom ..report.figures import Row\nfrom .. import session\nfrom . import nearest\n"
+    text += "from .subcell import x\nfrom .. import registration\nfrom ..registration import register_landmarks\n"
+    text += f"import {LIB}.options\nfrom {LIB} import mrml\ndef f():\n    from {LIB}.models.catalogue import y\n    import training.scans.scan\n"
     path.write_text(text)
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / PACKAGE.name)
-    (tmp_path / PACKAGE.name / "matching").mkdir(parents=True)
-    path = path.rename(tmp_path / PACKAGE.name / "matching" / "sample.py")
-    assert imports(path, own=False) == {"vtk", "qt"}
-    assert imports(path, own=True) == {"viz", "cache", "matching.nearest", "matching.subcell", "cli", "session", "catalogue"}
+    monkeypatch.setattr(sys.modules[__name__], "SLICER_MODULE", tmp_path)
+    inside, outside = imports(path)
+    names = ("report.figures", "session", "matching.nearest", "matching.subcell", "registration", "options", "mrml", "models.catalogue")
+    assert outside == {"vtk", "qt", "training"} | ({LIB} & outside)
+    assert inside == {f"{LIB}.{name}" for name in names} | {"training.scans.scan"}
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SLICER_MODULE), str(REPOSITORY)])}
 
 
 def test_importing_the_package_is_cheap() -> None:
     code = f"import sys, {PACKAGE.name}; print([m for m in ('torch', 'SimpleITK', 'numpy', 'scipy') if m in sys.modules])"
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 
@@ -240,7 +227,7 @@ def test_public_names_are_few_and_all_there() -> None:
 # --- sizes ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SOURCES + TRAINING + WEB, ids=lambda p: str(p.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("path", SOURCES + TRAINING + WEB + WIDGETS, ids=dotted)
 def test_files_functions_and_classes_are_small(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= SMALL_FILE
     large = [
@@ -249,6 +236,12 @@ def test_files_functions_and_classes_are_small(path: Path) -> None:
         if lines(node) > (SMALL_CLASS if isinstance(node, ast.ClassDef) else SMALL_FUNCTION)
     ]
     assert large == []
+
+
+@pytest.mark.parametrize("folder", sorted({p.parent for p in SOURCES + TRAINING + WEB + WIDGETS}), ids=lambda p: p.name)
+def test_a_room_has_few_files(folder: Path) -> None:
+    files = [p for p in folder.glob("*.py") if p.stem != "__init__"]
+    assert FEWEST_FILES <= len(files) <= MOST_FILES
 
 
 def test_no_file_of_the_repository_is_large() -> None:
@@ -262,16 +255,22 @@ def test_no_file_of_the_repository_is_large() -> None:
     assert [str(f) for f in files if f.is_file() and f.stat().st_size > MOST_BYTES] == []
 
 
+@pytest.mark.parametrize("folder", sorted({p.parent for p in SOURCES + TRAINING}), ids=dotted)
+def test_a_door_says_in_one_paragraph_what_lives_behind_it(folder: Path) -> None:
+    words = ast.get_docstring(parsed(folder / "__init__.py"))
+    assert words and "\n\n" not in words
+
+
 # --- words ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SOURCES + WEB, ids=lambda p: f"{p.parent.name}.{p.stem}")
+@pytest.mark.parametrize("path", SOURCES + WEB, ids=dotted)
 def test_everything_public_is_documented(path: Path) -> None:
     assert ast.get_docstring(parsed(path)), "the file itself"
     assert [name for name, around, node in definitions(path) if is_public(name) and not is_documented(name, around, node)] == []
 
 
-@pytest.mark.parametrize("path", SOURCES + WEB, ids=lambda p: f"{p.parent.name}.{p.stem}")
+@pytest.mark.parametrize("path", SOURCES + WEB, ids=dotted)
 def test_everything_public_is_annotated(path: Path) -> None:
     missing = {
         name: missing_annotations(node, around is not None)
@@ -284,10 +283,10 @@ def test_everything_public_is_annotated(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=dotted)
 def test_only_the_command_line_prints(path: Path) -> None:
     calls = [n.lineno for n in ast.walk(parsed(path)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print"]
-    assert calls == [] or dotted(path) in ("cli", "cli_models", "cli_scans", "cli_serve")
+    assert calls == [] or room(dotted(path)) == "commands"
 
 
-@pytest.mark.parametrize("path", SOURCES + TRAINING, ids=lambda p: str(p.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("path", SOURCES + TRAINING, ids=dotted)
 def test_text_files_are_read_and_written_in_a_stated_encoding(path: Path) -> None:
     """Windows would take its own code page and fail at the first name from elsewhere."""
     calls = [n for n in ast.walk(parsed(path)) if isinstance(n, ast.Call)]
@@ -302,13 +301,32 @@ def test_text_files_are_read_and_written_in_a_stated_encoding(path: Path) -> Non
 # --- tests ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=dotted)
-def test_every_file_has_a_test(path: Path) -> None:
-    folder = path.parent.name if path.parent != PACKAGE else ""
-    names = {f"test_{folder}"} if folder else set()
-    names.add(TESTED_BY.get(path.stem, f"test_{path.stem}") if not folder else f"test_{path.stem}")
-    assert any((TESTS / f"{name}.py").is_file() for name in names), f"none of {sorted(names)} exists"
+@pytest.mark.parametrize("path", [p for p in SOURCES + TRAINING if p.stem != "__init__" and not is_empty_of_code(p)], ids=dotted)
+def test_every_file_has_a_test_of_its_name_in_the_folder_of_its_room(path: Path) -> None:
+    base = PACKAGE if path.is_relative_to(PACKAGE) else REPOSITORY
+    wanted = TESTS / path.relative_to(base).with_name(f"test_{path.stem.strip('_')}.py")
+    assert wanted.is_file(), f"{wanted.relative_to(REPOSITORY)} does not exist"
 
 
-def test_no_exception_to_the_test_names_is_left_over() -> None:
-    assert {name for name in TESTED_BY if not (PACKAGE / f"{name}.py").is_file()} == set()
+@pytest.mark.parametrize("path", [p for p in TRAINING if p.stem != "__init__" and is_empty_of_code(p)], ids=dotted)
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+def test_a_door_of_the_training_runs_what_has_its_name(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = dotted(path).removesuffix(".__main__")
+    assert importlib.import_module(dotted(path)).main.__module__.endswith(command.removeprefix(TRAINING_NAME))
+    monkeypatch.setattr(sys, "argv", ["", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module(command, run_name="__main__")
+    assert capsys.readouterr().out.startswith("usage")
+
+
+def test_helpers_of_the_tests_are_no_tests() -> None:
+    """A helper is imported by its bare name, so no two may share one."""
+    helpers = [p.stem for p in TESTS.glob("*.py") if not p.stem.startswith("test_")]
+    rooms = {p.name for p in TESTS.iterdir() if p.is_dir()}
+    assert set(helpers) & rooms == set()
+    tests = [p for p in TESTS.rglob("*.py") if "from test_" in p.read_text(encoding="utf-8")]
+    assert [
+        p for p in tests if any(isinstance(n, ast.ImportFrom) and (n.module or "").startswith("test_") for n in ast.walk(parsed(p)))
+    ] == []

@@ -15,26 +15,26 @@ import torch
 from positions import carried, coded_scan, lps_grid, motion
 from pretended_device import Generator, Pretended, pretended
 from samples import tiny_model, tissue_volume
-from test_similarity import inner_points, synthetic
+from searchables import inner_points, synthetic
 from torch import Tensor
 from training_scene import RATE, labelled_scan, scene, semantic_module
 
-from training.callbacks import LandmarkError
-from training.losses import SemanticOptions
-from training.places import Chooser
-from training.stream import PairStream
-from UniversalAnatomicalEmbeddingLib.cache import Cache
-from UniversalAnatomicalEmbeddingLib.catalogue import save_model
-from UniversalAnatomicalEmbeddingLib.diagnostics import probe_device
-from UniversalAnatomicalEmbeddingLib.jobs import Jobs
+from training.batches.places import Chooser
+from training.batches.stream import PairStream
+from training.learning.callbacks import LandmarkError
+from training.learning.losses import SemanticOptions
+from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume
 from UniversalAnatomicalEmbeddingLib.matching import Calibration, Match, Searchable, match_points
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
-from UniversalAnatomicalEmbeddingLib.messages import stage
+from UniversalAnatomicalEmbeddingLib.models.model import save_model
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions, RegisterOptions
-from UniversalAnatomicalEmbeddingLib.progress import silent
 from UniversalAnatomicalEmbeddingLib.registration import Registration, Scan, read_transform, register
 from UniversalAnatomicalEmbeddingLib.session import Session
-from UniversalAnatomicalEmbeddingLib.volume import Volume
+from UniversalAnatomicalEmbeddingLib.system.diagnostics import probe_device
+from UniversalAnatomicalEmbeddingLib.system.progress import silent
+from UniversalAnatomicalEmbeddingLib.worker.jobs import Jobs
+from UniversalAnatomicalEmbeddingLib.worker.messages import stage
 
 __all__ = ["pretended"]  # the fixture
 MIXED = "Expected all tensors to be on the same device"
@@ -268,8 +268,8 @@ def test_a_network_in_training_is_measured_there(pretended: str, tmp_path: Path,
     module = semantic_module().to(pretended)
     module._trainer = SimpleNamespace(callbacks=[], datamodule=scene([]))
     seen: list[Session] = []
-    monkeypatch.setattr("training.callbacks.read_pairs", lambda path: path)
-    monkeypatch.setattr("training.callbacks.evaluate", lambda pairs, session: seen.append(session))
-    monkeypatch.setattr("training.callbacks.summarise", lambda found: dict.fromkeys(("median_mm", "mean_mm", "p95_mm", "cpm10")))
+    monkeypatch.setattr("training.learning.callbacks.read_pairs", lambda path: path)
+    monkeypatch.setattr("training.learning.callbacks.evaluate", lambda pairs, session: seen.append(session))
+    monkeypatch.setattr("training.learning.callbacks.summarise", lambda found: dict.fromkeys(("median_mm", "mean_mm", "p95_mm", "cpm10")))
     LandmarkError(tmp_path).measure(module._trainer, module)
     assert seen[0].embed(tissue_volume((16, 16, 16))).device == torch.device(pretended)

@@ -13,7 +13,7 @@ import pytest
 from cmake import CMAKE_BIN_DIR
 from PIL import Image
 
-from UniversalAnatomicalEmbeddingLib.dependencies import REQUIREMENTS
+from UniversalAnatomicalEmbeddingLib.system.dependencies import REQUIREMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "UniversalAnatomicalEmbedding"
@@ -202,6 +202,8 @@ def test_ctest_runs_every_test_file(tmp_path: Path) -> None:
         check=True,
     )
     tests = json.loads(listed.stdout)["tests"]
-    assert {t["name"] for t in tests} == {f"uae_{p.stem}" for p in Path(__file__).parent.glob("test_*.py")}
+    assert {t["name"] for t in tests} == {
+        "uae_" + "_".join(p.relative_to(Path(__file__).parent).with_suffix("").parts) for p in Path(__file__).parent.rglob("test_*.py")
+    }
     assert tests[0]["command"][:3] == [sys.executable, "-m", "pytest"]
     assert (ROOT / tests[0]["command"][3]).is_file()

@@ -28,14 +28,15 @@ from samples import tiny_model, tissue  # noqa: E402
 from scene_files import save  # noqa: E402
 from stage import Stage  # noqa: E402
 
-from UniversalAnatomicalEmbeddingLib import dependencies, language, mrml  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.catalogue import save_model  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.entries import catalogue  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.errors import InputError  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.geometry import Grid  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.releases import import_model  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.volume import Volume  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.worker_client import Cancelled, Done, Failed, Progress, WorkerClient  # noqa: E402
+from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.models.catalogue import catalogue  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.models.model import save_model  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.models.published import import_model  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.system import dependencies, language  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.worker.client import Cancelled, Done, Failed, Progress, WorkerClient  # noqa: E402
 
 MODULE = Path(__file__).resolve().parents[2] / "UniversalAnatomicalEmbedding"
 UI = MODULE / "Resources" / "UI" / "UniversalAnatomicalEmbedding.ui"
@@ -217,7 +218,7 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_panel_opens_without_torch_and_the_button_installs(
     without_torch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from UniversalAnatomicalEmbeddingLib import dependencies
+    from UniversalAnatomicalEmbeddingLib.system import dependencies
 
     torch = dependencies.Problem(dependencies.REQUIREMENTS[0], None)
     problems = [torch]
@@ -369,7 +370,7 @@ def test_model_and_device_are_remembered(panel: Panel, tmp_path: Path, monkeypat
 
 
 def test_devices_are_listed_once_torch_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from UniversalAnatomicalEmbeddingLib import diagnostics
+    from UniversalAnatomicalEmbeddingLib.system import diagnostics
 
     monkeypatch.setattr(diagnostics, "devices", lambda: ["cpu", "cuda:0", "cuda:1"])
     torch = sys.modules.pop("torch")
@@ -494,7 +495,7 @@ def test_the_button_and_a_click_in_a_real_view(panel: Panel) -> None:
 
 
 def test_the_layout_button_gives_every_volume_its_row(panel: Panel) -> None:
-    from UniversalAnatomicalEmbeddingLib import views
+    from UniversalAnatomicalEmbeddingLib.mrml import views
 
     layout = panel.scene.GetFirstNodeByClass("vtkMRMLLayoutNode") or panel.scene.AddNewNodeByClass("vtkMRMLLayoutNode", "layout")
     tags = [(row, views.view_tag(row, orientation)) for row in range(3) for orientation in views.ORIENTATIONS]

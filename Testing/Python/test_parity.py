@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 from samples import randomised, tissue_volume
-from test_similarity import Points, synthetic
+from searchables import Points, synthetic
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
 import published
 
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard
-from UniversalAnatomicalEmbeddingLib.embedding import Embedding, embed_volume
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.embedding.embedding import Embedding, embed_volume
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity, Pipeline, mr_limits, scale_intensity, to_canonical
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume
 from UniversalAnatomicalEmbeddingLib.matching import match_points
 from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
-from UniversalAnatomicalEmbeddingLib.matching.similarity import Searchable
+from UniversalAnatomicalEmbeddingLib.matching.searchable import Searchable
+from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard
 from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm
 from UniversalAnatomicalEmbeddingLib.networks.resnet_embedder import ResNetEmbedder
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.preprocess import Intensity, Pipeline, mr_limits, scale_intensity, to_canonical
-from UniversalAnatomicalEmbeddingLib.volume import Volume
 
 INTENSITY = Intensity(((-1024, -50), (3071, 205)), (0.2, 99.8), (-50, 205), mr_foreground=False, mr_rule="percentiles")
 CARD = ModelCard("uae-s", "", "resnet3d18-fpn", ("ct", "mr"), (), "", "", {"semantic": True}, INTENSITY, "released")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from UniversalAnatomicalEmbeddingLib import Session, read_points, read_volume
-from UniversalAnatomicalEmbeddingLib.cli import main
-from UniversalAnatomicalEmbeddingLib.evaluation import shared_body_points
+from UniversalAnatomicalEmbeddingLib.commands.main import main
+from UniversalAnatomicalEmbeddingLib.report.evaluation import shared_body_points
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -13,16 +13,16 @@ from samples import probe_model, tiny_model, tissue, tissue_volume
 from scipy import ndimage
 
 from UniversalAnatomicalEmbeddingLib import session as module
-from UniversalAnatomicalEmbeddingLib.cache import Cache, cache_key
-from UniversalAnatomicalEmbeddingLib.catalogue import Model
-from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache, cache_key
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.preprocess import PREPROCESS_VERSION
+from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
+from UniversalAnatomicalEmbeddingLib.models.model import Model
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.preprocess import PREPROCESS_VERSION
-from UniversalAnatomicalEmbeddingLib.progress import Cancelled
 from UniversalAnatomicalEmbeddingLib.session import Session, choose_device
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system.progress import Cancelled
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_other_weights_under_the_same_card_are_not_taken_from_the_cache(tmp_path
 def test_entry_of_an_older_preprocessing_is_made_anew(tmp_path: Path, embedded: list[Volume], monkeypatch: pytest.MonkeyPatch) -> None:
     session, volume = Session(tiny_model(), "cpu", Cache(tmp_path)), tissue_volume((16, 16, 16))
     with monkeypatch.context() as patch:
-        patch.setattr("UniversalAnatomicalEmbeddingLib.cache.PREPROCESS_VERSION", PREPROCESS_VERSION - 1)
+        patch.setattr("UniversalAnatomicalEmbeddingLib.embedding.cache.PREPROCESS_VERSION", PREPROCESS_VERSION - 1)
         session.embed(volume)
     session.embed(volume)
     assert len(embedded) == 2

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from training.augment import Augmentation
-from training.data import PairDataModule
-from training.labels import LabelTable
-from training.losses import ContrastOptions, SemanticOptions
-from training.modules import SelfSupervisedModule
-from training.scan import Scan
+from training.batches.augment import Augmentation
+from training.batches.data import PairDataModule
+from training.batches.places import Example, choose_places
+from training.batches.stream import PairParameters, PairStream
+from training.learning.losses import ContrastOptions, PairDescriptors, SemanticOptions
+from training.learning.modules import SelfSupervisedModule
+from training.scans.labels import LabelTable
+from training.scans.scan import Scan
+from UniversalAnatomicalEmbeddingLib.images.volume import from_array, write_volume
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
 
 SIZE = (48, 48, 48)
@@ -83,3 +90,89 @@ def one_step(processes: int, pairs: int, folder: Path) -> dict[str, torch.Tensor
 
 if __name__ == "__main__":
     one_step(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+
+
+def blank(name: str, frame: str, size: tuple[int, int, int] = (60, 70, 80), body: tuple[slice, ...] = (slice(None),)) -> Scan:
+    """A scan of 2 mm voxels whose body is a box."""
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[body] = True
+    mm_to_index = torch.tensor([[0.5, 0, 0, 3], [0, 0.5, 0, -7], [0, 0, 0.5, 40]])
+    return Scan(name, "ct", frame, torch.zeros(size), mask, mask.nonzero(), mm_to_index)
+
+
+def stream(scans: list[Scan] | None = None, **changes: object) -> PairStream:
+    arguments = {"augmentation": Augmentation(), "seed": 3, "first": 0, "max_view": (64, 64, 96), "cross_p": 0.5} | changes
+    return PairStream(scans or [blank("a", "p"), blank("b", "p"), blank("c", "q")], **arguments)
+
+
+def same(a: object, b: object) -> bool:
+    """Equal in every number, views included."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if hasattr(a, "__dataclass_fields__"):
+        return all(same(value, getattr(b, name)) for name, value in vars(a).items())
+    if isinstance(a, tuple):
+        return all(map(same, a, b))
+    return a == b
+
+
+def first_of(examples: Iterator[PairParameters], n: int) -> list[PairParameters]:
+    return list(itertools.islice(iter(examples), n))
+
+
+def make_scan(path: Path, seed: int, modality: str) -> None:
+    """48 voxels of 2 mm on each side: a block of smooth texture in air."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices((48, 48, 48)) / 5
+    waves = sum(np.sin(rng.uniform(0.3, 1.2, 3) @ [z.ravel(), y.ravel(), x.ravel()] + rng.uniform(0, 6)) for _ in range(6)).reshape(z.shape)
+    array = np.full((48, 48, 48), -1000.0 if modality == "ct" else 0.0)
+    array[4:-4, 4:-4, 4:-4] = (50 + 60 * waves if modality == "ct" else 400 + 80 * waves)[4:-4, 4:-4, 4:-4]
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-40, 10, 500]
+    write_volume(from_array(array.astype(np.int16), affine), path)
+
+
+def module(**changes: object) -> SelfSupervisedModule:
+    torch.manual_seed(0)
+    arguments = {"points": 48, "cells": 100, "near": 60, "warmup": 2, "decay": 3, "freeze_norm": 3} | changes
+    return SelfSupervisedModule(Compact(**TINY), ContrastOptions(fine_pool=150, fine_keep=60), **arguments)
+
+
+def described(
+    trained: SelfSupervisedModule, pair: PairParameters, fixed: Scan, moving: Scan, common: Tensor | None = None
+) -> PairDescriptors:
+    """One pair as a training step sees it."""
+    places = choose_places(pair, fixed, moving, trained.place_options(), None if fixed.labels is None else LabelTable.read(), common)
+    return trained.describe(Example(pair, places), fixed, moving)
+
+
+STEPS, KILLED_AFTER = 4, 2
+
+
+def common_of(a: Scan, b: Scan, count: int = 600) -> Tensor:
+    """Common points spread over two scans: the same share of the size of each."""
+    share = torch.rand(count, 3, generator=torch.Generator().manual_seed(1))
+    return torch.cat([share * torch.tensor(s.image.shape) for s in (a, b)], dim=1)
+
+
+class Recorder(L.Callback):
+    """Keeps the loss of every step; saves a checkpoint after one step and then dies, where told to."""
+
+    def __init__(self, checkpoint: Path, die: bool = False) -> None:
+        self.checkpoint, self.die, self.losses = checkpoint, die, {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: dict, batch: object, batch_idx: int) -> None:
+        self.losses[trainer.global_step] = float(outputs["loss"])
+        if self.die and trainer.global_step == KILLED_AFTER:
+            trainer.save_checkpoint(self.checkpoint)
+            raise RuntimeError("killed")
+
+
+def train(folder: Path, recorder: Recorder, resume: Path | None = None, **changes: int) -> SelfSupervisedModule:
+    data = PairDataModule(str(folder / "index.csv"), Augmentation(), pairs_per_step=1, max_view=(48, 48, 48), cross_p=0.5)
+    trained = module()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
+    settings = {"max_steps": STEPS, "num_sanity_val_steps": 0, "default_root_dir": folder} | quiet | changes
+    trainer = L.Trainer(accelerator="cpu", callbacks=[recorder], **settings)
+    trainer.fit(trained, data, ckpt_path=resume)
+    return trained

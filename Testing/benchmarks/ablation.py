@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib.catalogue import Model
-from UniversalAnatomicalEmbeddingLib.embedding import Embedding
-from UniversalAnatomicalEmbeddingLib.evaluation import evaluate, read_pairs
+from UniversalAnatomicalEmbeddingLib.embedding.embedding import Embedding
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
+from UniversalAnatomicalEmbeddingLib.models.model import Model
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.progress import silent
+from UniversalAnatomicalEmbeddingLib.report.evaluation import evaluate, read_pairs
 from UniversalAnatomicalEmbeddingLib.session import Session
+from UniversalAnatomicalEmbeddingLib.system.progress import silent
 
 PLAIN, GUIDED, FIXED = MatchOptions(exact=True), MatchOptions(), MatchOptions(method="fixed-point")
 

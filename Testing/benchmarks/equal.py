@@ -197,11 +197,7 @@ def compare(before: Path, after: Path) -> int:
         print(f"Other packages: {a['packages']} before, {b['packages']} after.")
     lines = differences(a["values"], b["values"])
     left = [f"... and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
-    print(
-        "\n".join(
-            [*lines[:MOST_LINES], *left, f"{len(lines)} of {len(a['values'])} values differ."]
-        )
-    )
+    print("\n".join([*lines[:MOST_LINES], *left, f"{len(lines)} of {len(a['values'])} values differ."]))
     return int(bool(lines))
 
 

@@ -39,12 +39,12 @@ import shown_parts as ways
 import shown_scan as parts
 from fields_of_view_table import Queries, table
 
-from training.known_warp import Warp
+from training.measure.known_warp import Warp
 from UniversalAnatomicalEmbeddingLib import Session, read_volume
-from UniversalAnatomicalEmbeddingLib.geometry import FloatArray, Grid
+from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray, Grid
+from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume
+from UniversalAnatomicalEmbeddingLib.landmarks.points import read_points
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
-from UniversalAnatomicalEmbeddingLib.points import read_points
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
 
 MARGIN_MM = 4.0  # a present point lies this deep in the field of view
 CUT_MM = 10.0  # what is cut away lies this far outside
@@ -118,9 +118,7 @@ class Bench:
         """Drop the warped scan, which no other case needs."""
         self.kept.pop((source, True), None)
 
-    def answers(
-        self, template: Searchable, points: FloatArray, target: Searchable, truth: FloatArray
-    ) -> list[tuple[float, bool]]:
+    def answers(self, template: Searchable, points: FloatArray, target: Searchable, truth: FloatArray) -> list[tuple[float, bool]]:
         """Error in mm and whether called absent, of each point."""
         matches = self.session.match(template, points, target)
         errors = np.linalg.norm(np.array([m.point_lps for m in matches]) - truth, axis=1)
@@ -147,9 +145,7 @@ class Bench:
             found = self.answers(cut[0], points, cut[1], truth)
         return {**extent, **row_of(found, whole, [True] * len(points))}
 
-    def landmark_cases(
-        self, source: Source, name: str, templates: Sequence[Source]
-    ) -> Iterator[dict[str, Any]]:
+    def landmark_cases(self, source: Source, name: str, templates: Sequence[Source]) -> Iterator[dict[str, Any]]:
         """The landmarks of each template in the scan as the way shows it."""
         templates = [t for t in templates if t.region == source.region and t.file != source.file]
         here = self.landmarks(source)
@@ -162,9 +158,7 @@ class Bench:
         for template in templates:
             there = self.landmarks(template)
             labels = [label for label in there if label in here]
-            points, truth = (
-                np.array([side[k] for k in labels]).reshape(-1, 3) for side in (there, here)
-            )
+            points, truth = (np.array([side[k] for k in labels]).reshape(-1, 3) for side in (there, here))
             present, cut = parts.presence(shown, truth, MARGIN_MM, CUT_MM)
             asked = present | cut
             points, truth, seen = points[asked], truth[asked], present[asked]
@@ -189,9 +183,7 @@ class Bench:
         return row_of(found, found, [True] * len(labels))
 
 
-def row_of(
-    found: Sequence[tuple[float, bool]], whole: Sequence[tuple[float, bool]], present: list[bool]
-) -> dict[str, Any]:
+def row_of(found: Sequence[tuple[float, bool]], whole: Sequence[tuple[float, bool]], present: list[bool]) -> dict[str, Any]:
     """What a case measured, as written to the file."""
     return {
         "mm": [round(mm, 2) for mm, _ in found],
@@ -243,17 +235,13 @@ def tabled(warp: Warp, grid: Grid) -> parts.Mapping:
     return back
 
 
-def shown_both(
-    scan: parts.Scan, moved: parts.Scan, name: str, way: ways.Way
-) -> tuple[parts.Scan, parts.Scan]:
+def shown_both(scan: parts.Scan, moved: parts.Scan, name: str, way: ways.Way) -> tuple[parts.Scan, parts.Scan]:
     """Both scans as the way shows them."""
     rng = np.random.default_rng(seed_of(name, scan))
     return way(scan, rng), way(moved, rng)
 
 
-def present_points(
-    template: parts.Scan, target: parts.Scan, warp: Warp, count: int, seed: int
-) -> FloatArray:
+def present_points(template: parts.Scan, target: parts.Scan, warp: Warp, count: int, seed: int) -> FloatArray:
     """Up to ``count`` random points (N, 3) LPS mm of the anatomy that both scans show."""
     rng, grid = np.random.default_rng(seed), template.volume.grid
     cells = np.argwhere(template.shown)
@@ -335,9 +323,7 @@ def write(out: Path, row: dict[str, Any]) -> None:
 
 def main() -> None:
     """Run the ways, or print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=["run", "table"])
     parser.add_argument("--out", type=Path, required=True, help="cases, a JSON object a line")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))

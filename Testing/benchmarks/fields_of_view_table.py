@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from shown_scan import Mask
 
-from UniversalAnatomicalEmbeddingLib.geometry import FloatArray
+from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray
 
 WITHIN_MM = 10.0
 JUDGED_MM = 100.0
@@ -78,8 +78,7 @@ def line_of(name: str, rows: Sequence[dict[str, Any]]) -> str:
         name,
         " x ".join(f"{v:.0f}" for v in extent),
         f"{len(known.mm)}, {compared(known)}, {middle:.1f} mm, {number(percent(known.absent))}",
-        f"{marks.present.sum()}, {compared(marks)} [{low:.0f}, {high:.0f}], "
-        f"{number(percent(marks.absent[marks.present]))}",
+        f"{marks.present.sum()}, {compared(marks)} [{low:.0f}, {high:.0f}], {number(percent(marks.absent[marks.present]))}",
         f"{away.sum()}, {number(percent(marks.absent[away]))}",
         f"{visit.present.sum()}, {compared(visit)}",
         verdict(extent, warp, marks),
@@ -120,10 +119,7 @@ def interval(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
     counts = {}
     for patient in dict.fromkeys(r["patient"] for r in rows):
         q = Queries.read([r for r in rows if r["patient"] == patient])
-        hit, whole = (
-            ((mm <= WITHIN_MM) & ~absent)[q.present].sum()
-            for mm, absent in ((q.mm, q.absent), (q.uncut_mm, q.uncut_absent))
-        )
+        hit, whole = (((mm <= WITHIN_MM) & ~absent)[q.present].sum() for mm, absent in ((q.mm, q.absent), (q.uncut_mm, q.uncut_absent)))
         counts[patient] = (whole - hit, q.present.sum())
     if not sum(n for _, n in counts.values()):
         return np.nan, np.nan

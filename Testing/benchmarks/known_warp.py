@@ -1,4 +1,4 @@
-"""Make the known-warp test of some scans (``training/known_warp.py``).
+"""Make the known-warp test of some scans (``training/measure/known_warp.py``).
 
 ``python Testing/benchmarks/known_warp.py --scans a.nii.gz b.nii.gz --out FOLDER`` writes warped scans, landmark files and ``pairs.json``; then
 ``uae evaluate FOLDER/pairs.json --out RESULT`` measures.
@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from training.known_warp import warped_pair
-from UniversalAnatomicalEmbeddingLib.points import Point, PointList, write_points
-from UniversalAnatomicalEmbeddingLib.volume import read_volume, write_volume
+from training.measure.known_warp import warped_pair
+from UniversalAnatomicalEmbeddingLib.images.volume import read_volume, write_volume
+from UniversalAnatomicalEmbeddingLib.landmarks.points import Point, PointList, write_points
 
 
 def main() -> None:

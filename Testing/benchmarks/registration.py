@@ -28,15 +28,15 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from UniversalAnatomicalEmbeddingLib import Session
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.modality import identify, modality_of
+from UniversalAnatomicalEmbeddingLib.images.preprocess import to_canonical
+from UniversalAnatomicalEmbeddingLib.images.search_space import anatomy_voxels
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume, to_sitk
+from UniversalAnatomicalEmbeddingLib.landmarks.points import read_points
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
-from UniversalAnatomicalEmbeddingLib.modality import identify, modality_of
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
-from UniversalAnatomicalEmbeddingLib.points import read_points
-from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register
-from UniversalAnatomicalEmbeddingLib.search_space import anatomy_voxels
-from UniversalAnatomicalEmbeddingLib.volume import Volume, read_volume, to_sitk
 
 SUITE = Path(__file__).with_suffix(".json")
 LARGEST = {"moderate": (20.0, 30.0), "hard": (40.0, 100.0)}

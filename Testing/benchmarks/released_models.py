@@ -26,17 +26,17 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
 import published
 
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard, build_network
-from UniversalAnatomicalEmbeddingLib.embedding import Embedding, embed_image
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.embedding.embedding import Embedding, embed_image
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.preprocess import approximate_body, scale_intensity
 from UniversalAnatomicalEmbeddingLib.matching import match_points
 from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
-from UniversalAnatomicalEmbeddingLib.matching.similarity import Searchable
+from UniversalAnatomicalEmbeddingLib.matching.searchable import Searchable
+from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard, build_network
+from UniversalAnatomicalEmbeddingLib.models.published import RELEASED_INTENSITY
 from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
 from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm
-from UniversalAnatomicalEmbeddingLib.phantom import make_patient, render
-from UniversalAnatomicalEmbeddingLib.preprocess import approximate_body, scale_intensity
-from UniversalAnatomicalEmbeddingLib.releases import RELEASED_INTENSITY
+from UniversalAnatomicalEmbeddingLib.phantom.patient import make_patient, render
 
 THREADS = 2
 SIZES = {"tile": (80, 160, 160), "volume": (350, 200, 200), "click": (352, 208, 208)}
@@ -137,7 +137,9 @@ def scan(seed: int, shape: tuple[int, int, int], model: Model) -> tuple[Searchab
     fine, coarse = embed_image(image, model.network, "cpu")
     body = approximate_body(np.asarray(volume.array[1::2, 1::2, 1::2], np.float32), "ct", 4.0)
     strides = model.network.fine_stride, model.network.coarse_stride
-    return Searchable(Embedding(fine, coarse, np.ones_like(body), np.ones_like(body), volume.grid, *strides, 2, "sam", f"torso {seed}", "released")), body
+    return Searchable(
+        Embedding(fine, coarse, np.ones_like(body), np.ones_like(body), volume.grid, *strides, 2, "sam", f"torso {seed}", "released")
+    ), body
 
 
 def maps_of(searchable: Searchable) -> dict[str, torch.Tensor]:

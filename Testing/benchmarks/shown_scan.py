@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from UniversalAnatomicalEmbeddingLib.geometry import FloatArray, Grid
-from UniversalAnatomicalEmbeddingLib.preprocess import to_canonical
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume
+from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray, Grid
+from UniversalAnatomicalEmbeddingLib.images.preprocess import to_canonical
+from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume
 
 Mask = NDArray[np.bool_]
 Mapping = Callable[[FloatArray], FloatArray]
@@ -121,9 +121,7 @@ def limits(mask: Mask, axis: int) -> tuple[int, int]:
     return int(there[0]), int(there[-1]) + 1
 
 
-def resampled(
-    scan: Scan, grid: Grid, back: Mapping = lambda points: points, noise: NDArray | float = 0.0
-) -> Scan:
+def resampled(scan: Scan, grid: Grid, back: Mapping = lambda points: points, noise: NDArray | float = 0.0) -> Scan:
     """The scan on another grid, whose points ``back`` takes to the scan's; outside it is air."""
     voxels = np.indices(grid.shape_zyx).reshape(3, -1).T
     parts = np.array_split(voxels, max(1, len(voxels) // 200_000))
@@ -139,9 +137,7 @@ def resampled(
     return Scan(replace(scan.volume, array=array, grid=grid), *masks)
 
 
-def presence(
-    scan: Scan, points: FloatArray, present_mm: float, cut_mm: float
-) -> tuple[Mask, Mask]:
+def presence(scan: Scan, points: FloatArray, present_mm: float, cut_mm: float) -> tuple[Mask, Mask]:
     """Which points (N, 3) LPS mm are shown, ``present_mm`` deep, and which lie ``cut_mm`` outside.
 
     Both distances are along the axes, both ways. What is shown has its own tissue too.

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from UniversalAnatomicalEmbeddingLib.geometry import Grid
+from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume
 from UniversalAnatomicalEmbeddingLib.session import Session
-from UniversalAnatomicalEmbeddingLib.volume import Volume
 
 THREADS = 2
 

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from training import modules
-from training.data import PairDataModule
-from training.modules import SelfSupervisedModule
-from training.scan import Scan
+from training.batches.data import PairDataModule
+from training.learning import modules
+from training.learning.modules import SelfSupervisedModule
+from training.scans.scan import Scan
 
 CONFIG = Path(__file__).resolve().parents[2] / "training" / "configs" / "compact_sam.yaml"
 WARM_UP = 2

@@ -27,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from ablation import Ablated
 
-from training.augment import Augmentation
-from training.data import PairDataModule
-from training.evaluate import Case, known_warp_cases, session_errors
-from training.losses import ContrastOptions, SemanticOptions
-from training.modules import SelfSupervisedModule
-from UniversalAnatomicalEmbeddingLib.catalogue import Model, ModelCard
-from UniversalAnatomicalEmbeddingLib.evaluation import evaluate, read_pairs
+from training.batches.augment import Augmentation
+from training.batches.data import PairDataModule
+from training.learning.losses import ContrastOptions, SemanticOptions
+from training.learning.modules import SelfSupervisedModule
+from training.measure.evaluate import Case, known_warp_cases, session_errors
+from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
+from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard
 from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
-from UniversalAnatomicalEmbeddingLib.volume import read_volume
+from UniversalAnatomicalEmbeddingLib.report.evaluation import evaluate, read_pairs
 
 NETWORK = {"widths": (16, 32, 64, 88), "blocks": (1, 1, 1), "fine_blocks": 1, "semantic_channels": 64}
 VIEW = (96, 96, 128)

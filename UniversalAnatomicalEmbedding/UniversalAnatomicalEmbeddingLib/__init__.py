@@ -6,21 +6,41 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Cache": "cache",
-    "Grid": "geometry",
-    "InputError": "errors",
+    "Cache": "embedding.cache",
+    "Grid": "images.grid",
+    "InputError": "system.errors",
     "MatchOptions": "options",
-    "Point": "points",
-    "PointList": "points",
+    "Point": "landmarks.points",
+    "PointList": "landmarks.points",
     "Session": "session",
-    "Volume": "volume",
-    "load_model": "catalogue",
-    "read_points": "points",
-    "read_volume": "volume",
-    "write_points": "points",
+    "Volume": "images.volume",
+    "load_model": "models.model",
+    "read_points": "landmarks.points",
+    "read_volume": "images.volume",
+    "write_points": "landmarks.points",
 }
 __all__ = list(_PUBLIC)
 __version__ = "0.1.0"
+
+# A room or file imports only from those before it in this list, and files of one room from each other.
+ROOMS = (
+    "system",
+    "networks",
+    "images",
+    "landmarks",
+    "options",
+    "models",
+    "phantom",
+    "embedding",
+    "matching",
+    "registration",
+    "session",
+    "mrml",
+    "report",
+    "worker",
+    "workbench",
+    "commands",
+)
 
 
 def __getattr__(name: str) -> Any:

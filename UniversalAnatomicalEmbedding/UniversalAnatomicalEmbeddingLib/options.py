@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from .errors import InputError
+from .system.errors import InputError
 
 Method = Literal["nn", "fixed-point"]
 Stage = Literal["rigid", "similarity", "affine", "deformable"]

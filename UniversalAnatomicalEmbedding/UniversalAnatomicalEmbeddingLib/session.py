@@ -12,19 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from .cache import Cache, cache_key
-from .catalogue import Model, ModelCard, load_model
-from .embedding import Embedding, embed_volume
-from .errors import InputError
-from .geometry import Grid
+from .embedding.cache import Cache, cache_key
+from .embedding.embedding import Embedding, embed_volume
+from .images.grid import Grid
+from .images.modality import identify
+from .images.volume import Volume, from_array, require_3d
 from .matching import Calibration, Match, Searchable, match_points
 from .matching.guide import guide_between
-from .modality import identify
+from .models.model import Model, ModelCard, load_model
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions, RegisterOptions
-from .progress import Progress, check, part, silent
 from .registration import Registration, Scan, register, register_landmarks
-from .volume import Volume, from_array, require_3d
+from .system.errors import InputError
+from .system.progress import Progress, check, part, silent
 
 
 class Session:

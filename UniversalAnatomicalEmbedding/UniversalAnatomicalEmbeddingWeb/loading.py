@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from UniversalAnatomicalEmbeddingLib import mrml
-from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.modality import identify
-from UniversalAnatomicalEmbeddingLib.points import write_points
-from UniversalAnatomicalEmbeddingLib.volume import Modality, Volume, read_volume, require_3d
+from UniversalAnatomicalEmbeddingLib.images.modality import identify
+from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume, read_volume, require_3d
+from UniversalAnatomicalEmbeddingLib.landmarks.points import write_points
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
 
 from . import state
 from .files import LANDMARKS, Root, Uploads
 from .rows import apply_preset, preset_names
 
 if TYPE_CHECKING:
-    from .logic import Logic
+    from .page import Page
 
 MOST_SCANS = 8
 KINDS = {".mrk.json": "application/json", ".fcsv": "text/plain", ".csv": "text/csv"}
@@ -31,7 +31,7 @@ KINDS = {".mrk.json": "application/json", ".fcsv": "text/plain", ".csv": "text/c
 class Loading:
     """Opens, closes, imports and exports. ``shown``: by volume id what the page needs to know of a scan that the presenter does not."""
 
-    def __init__(self, logic: Logic, root: Root | None, uploads: Uploads) -> None:
+    def __init__(self, logic: Page, root: Root | None, uploads: Uploads) -> None:
         self.logic, self.root, self.uploads = logic, root, uploads
         self.shown: dict[str, dict[str, Any]] = {}
         self.first = {"browse": {"enabled": root is not None, "steps": [], "entries": self._entries("")}}
@@ -72,7 +72,7 @@ class Loading:
 
     async def open_demo(self) -> None:
         """Two made-up patients."""
-        from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
+        from UniversalAnatomicalEmbeddingLib.phantom.patient import demo_pair
 
         with _opening(self.logic, "two made-up patients"):
             pair = await asyncio.to_thread(demo_pair)
@@ -191,7 +191,7 @@ class Loading:
 class _opening:
     """Says what is being opened while it is."""
 
-    def __init__(self, logic: Logic, name: str) -> None:
+    def __init__(self, logic: Page, name: str) -> None:
         self.logic, self.name = logic, name
 
     def __enter__(self) -> None:

@@ -8,12 +8,12 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from UniversalAnatomicalEmbeddingLib.desk import Desk
-from UniversalAnatomicalEmbeddingLib.errors import InputError
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.preparation import Loader, Preparation
-from UniversalAnatomicalEmbeddingLib.workbench import Workbench
-from UniversalAnatomicalEmbeddingLib.worker_client import WorkerClient
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.workbench.preparation import Loader, Preparation
+from UniversalAnatomicalEmbeddingLib.workbench.workbench import Workbench
+from UniversalAnatomicalEmbeddingLib.worker.client import WorkerClient
+from UniversalAnatomicalEmbeddingLib.worker.desk import Desk
 
 from . import state
 from .files import Root, Uploads
@@ -25,7 +25,7 @@ from .tools import Tools
 if TYPE_CHECKING:
     from UniversalAnatomicalEmbeddingLib.session import Session
 
-    from .server import ServeOptions
+    from .options import ServeOptions
 
 LOG = logging.getLogger("uae.web")
 POLL_S = 0.05

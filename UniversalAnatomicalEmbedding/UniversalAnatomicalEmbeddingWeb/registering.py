@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib import mrml, registering, views, worker_client
-from UniversalAnatomicalEmbeddingLib.errors import InputError
+from UniversalAnatomicalEmbeddingLib import mrml
+from UniversalAnatomicalEmbeddingLib.images.volume import Volume
+from UniversalAnatomicalEmbeddingLib.mrml import views
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions, Stage
-from UniversalAnatomicalEmbeddingLib.readiness import duration
 from UniversalAnatomicalEmbeddingLib.registration import Transform, read_transform, write_transform
-from UniversalAnatomicalEmbeddingLib.scans import Snapshot
-from UniversalAnatomicalEmbeddingLib.volume import Volume
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.workbench import registration_job
+from UniversalAnatomicalEmbeddingLib.workbench.readiness import duration
+from UniversalAnatomicalEmbeddingLib.workbench.scans import Snapshot
+from UniversalAnatomicalEmbeddingLib.worker import client
 
 if TYPE_CHECKING:
-    from .logic import Logic
+    from .page import Page
 
 PREVIEW_MM = 2.0
 SHOWN = ("off", "before", "after")
@@ -38,10 +41,10 @@ class Result:
     pictures: dict[str, Any]
 
 
-class Registering(registering.Registering):
+class Registering(registration_job.Registering):
     """The section of the panel. The moving scan stays where it is in the scene: its rows and landmarks are not turned under a reader's eyes."""
 
-    def __init__(self, logic: Logic, folder: Path) -> None:
+    def __init__(self, logic: Page, folder: Path) -> None:
         super().__init__(logic.bench, logic.desk, logic.refresh)
         self.logic, self._folder = logic, folder
         self.choice: dict[str, Any] = {"fixed": "", "moving": "", "stage": "affine", "source": "embeddings"}
@@ -130,9 +133,9 @@ class Registering(registering.Registering):
         self._say("Drawing")
         self.logic.later(self._draw(read_transform(out), fixed.GetID(), moving.GetID(), snapshots, result["report"]))
 
-    def _heard(self, fixed: Any, moving: Any, snapshots: list[Snapshot], out: Path, event: worker_client.Event) -> None:
+    def _heard(self, fixed: Any, moving: Any, snapshots: list[Snapshot], out: Path, event: client.Event) -> None:
         super()._heard(fixed, moving, snapshots, out, event)
-        if isinstance(event, worker_client.Failed):
+        if isinstance(event, client.Failed):
             self._say("")
             self.logic.tell(event.sentence, "error")
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from UniversalAnatomicalEmbeddingLib import views
-from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.live import LiveCursor, Overlay
+from UniversalAnatomicalEmbeddingLib.mrml import views
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.workbench.overlays import LiveCursor, Overlay
 
 if TYPE_CHECKING:
-    from .logic import Logic
+    from .page import Page
 
 
 CURSOR_PAUSE_S = 0.03  # lets the page draw between two questions
@@ -20,7 +20,7 @@ CURSOR_PAUSE_S = 0.03  # lets the page draw between two questions
 class Tools:
     """Each tool is on or off; placing and window/level exclude each other."""
 
-    def __init__(self, logic: Logic, slicer_app: Any) -> None:
+    def __init__(self, logic: Page, slicer_app: Any) -> None:
         import slicer
 
         self.logic = logic

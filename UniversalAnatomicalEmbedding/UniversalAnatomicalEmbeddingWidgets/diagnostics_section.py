@@ -7,8 +7,8 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from UniversalAnatomicalEmbeddingLib import diagnostics
-from UniversalAnatomicalEmbeddingLib.worker_client import Done, Failed
+from UniversalAnatomicalEmbeddingLib.system import diagnostics
+from UniversalAnatomicalEmbeddingLib.worker.client import Done, Failed
 
 
 class DiagnosticsSection:
@@ -26,7 +26,7 @@ class DiagnosticsSection:
         """The report."""
         found = self.found or {"versions": diagnostics.versions()}
         try:
-            from UniversalAnatomicalEmbeddingLib.cache import Cache, default_folder
+            from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache, default_folder
         except ImportError:  # torch is not installed yet, so there are no embeddings either
             return diagnostics.diagnostics_text(found, "-", [], 0, self.logic.client.log())
         cache = Cache(default_folder())
@@ -46,7 +46,7 @@ class DiagnosticsSection:
     def onClear(self) -> None:
         """Delete all stored embeddings; those in use stay in memory."""
         with self.panel.shown(_("The cache cannot be cleared.")):
-            from UniversalAnatomicalEmbeddingLib.cache import Cache, default_folder
+            from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache, default_folder
 
             Cache(default_folder()).clear()
             self.show()

@@ -8,8 +8,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from UniversalAnatomicalEmbeddingLib import views
-from UniversalAnatomicalEmbeddingLib.workbench import EXPORTS
+from UniversalAnatomicalEmbeddingLib.mrml import views
+from UniversalAnatomicalEmbeddingLib.workbench.workbench import EXPORTS
 
 from .tables import enable, put, resize, silenced
 

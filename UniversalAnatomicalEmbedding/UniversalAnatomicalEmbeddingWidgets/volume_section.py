@@ -10,11 +10,12 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from UniversalAnatomicalEmbeddingLib import diagnostics, views
-from UniversalAnatomicalEmbeddingLib.choices import ModelChoice, model_choices
-from UniversalAnatomicalEmbeddingLib.errors import InputError
-from UniversalAnatomicalEmbeddingLib.presenter import Gate
-from UniversalAnatomicalEmbeddingLib.worker_client import Done, Failed, Progress
+from UniversalAnatomicalEmbeddingLib.models.choices import ModelChoice, model_choices
+from UniversalAnatomicalEmbeddingLib.mrml import views
+from UniversalAnatomicalEmbeddingLib.system import diagnostics
+from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.workbench.presenter import Gate
+from UniversalAnatomicalEmbeddingLib.worker.client import Done, Failed, Progress
 
 from .tables import enable, put, resize, silenced
 

@@ -33,7 +33,7 @@ class Jobs:
         return {**values, "pid": os.getpid(), "folder": os.getcwd(), "forgotten": self.forgotten}
 
     def describe(self, values: dict[str, Any], progress: Any, cancel: Event) -> dict[str, Any]:
-        from UniversalAnatomicalEmbeddingLib.messages import load_staged
+        from UniversalAnatomicalEmbeddingLib.worker.messages import load_staged
 
         scan = load_staged(values["volume"])
         moments = (scan.array.astype(float) * np.arange(scan.array.size).reshape(scan.array.shape)).sum()
@@ -49,7 +49,7 @@ class Jobs:
 
     def obey(self, values: dict[str, Any], progress: Any, cancel: Event) -> dict[str, Any]:
         """Long work that looks at its cancel token."""
-        from UniversalAnatomicalEmbeddingLib.progress import check
+        from UniversalAnatomicalEmbeddingLib.system.progress import check
 
         for n in range(1000):
             check(cancel)
@@ -100,8 +100,8 @@ class Jobs:
 
 
 if os.environ.get("UAE_TEST_WITHOUT_TORCH"):
-    sys.modules["UniversalAnatomicalEmbeddingLib.jobs"] = None  # type: ignore[assignment]  # importing it fails
+    sys.modules["UniversalAnatomicalEmbeddingLib.worker.jobs"] = None  # type: ignore[assignment]  # importing it fails
 else:
-    stand_in = ModuleType("UniversalAnatomicalEmbeddingLib.jobs")
+    stand_in = ModuleType("UniversalAnatomicalEmbeddingLib.worker.jobs")
     stand_in.Jobs = Jobs  # type: ignore[attr-defined]
     sys.modules[stand_in.__name__] = stand_in

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import InputError
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
+from ..system.errors import InputError
 
 Status = Literal["found", "uncertain", "absent"]
 FEATURES = ("similarity", "coarse", "margin", "log_cycle", "log_spread", "log_beyond", "support", "log_inside")

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
 from ..options import MatchOptions
 from .nearest import find_peaks
-from .similarity import Searchable
+from .searchable import Searchable
 
 PASSES = 2
 FEWEST_ANCHORS = 5

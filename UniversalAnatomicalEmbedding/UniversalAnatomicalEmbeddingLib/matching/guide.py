@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
 from .fixed_point import local_map
 from .nearest import LATTICE_STEP, find_near, lattice_scores, refine
-from .similarity import Query, Searchable
+from .searchable import Query, Searchable
 
 LATTICE_STEP_MM, DENSE_STEP_MM = 16.0, 12.0
 MOST_ANCHORS, MOST_DENSE_ANCHORS = 800, 3000

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..geometry import FloatArray
-from .similarity import Query, Searchable, widen
+from ..images.grid import FloatArray
+from .searchable import Query, Searchable, widen
 from .subcell import neighbourhood, peak_offset
 
 SECOND_MODE_MM = 24.0

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import InputError
-from ..geometry import FloatArray, Grid
+from ..images.grid import FloatArray, Grid
 from ..options import MatchOptions
-from .similarity import Query, Searchable, interpolated_length
+from ..system.errors import InputError
+from .searchable import Query, Searchable, interpolated_length
 
 MARGIN_CELLS = 2
 PASSES = 4

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .similarity import Query
+from .searchable import Query
 
 
 def combine(queries: Sequence[Query]) -> Query:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
 from ..matching.nearest import LATTICE_STEP, SECOND_MODE_MM, lattice_scores, refine
-from ..matching.similarity import Query, Searchable
-from ..progress import check
+from ..matching.searchable import Query, Searchable
+from ..system.progress import check
 
 AT_ONCE = 128
 RETURN_MM = 12.0

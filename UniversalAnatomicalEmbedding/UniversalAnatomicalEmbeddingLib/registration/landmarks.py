@@ -9,13 +9,13 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import InputError
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
+from ..images.volume import Volume
+from ..landmarks.points import PointList
 from ..options import RegisterOptions, Stage
-from ..points import PointList
-from ..progress import Progress, silent
-from ..volume import Volume
-from .deformable import thin_plate, thin_plate_field
+from ..system.errors import InputError
+from ..system.progress import Progress, silent
+from .dense import thin_plate, thin_plate_field
 from .linear import Model, apply, expected_tre, fit_linear
 from .refine import refine_linear
 from .result import Registration

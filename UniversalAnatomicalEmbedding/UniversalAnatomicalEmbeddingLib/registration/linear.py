@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import expm, logm
 
-from ..errors import InputError
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
+from ..system.errors import InputError
 from .correspondences import Correspondences
 
 Model = Literal["rigid", "similarity", "affine"]

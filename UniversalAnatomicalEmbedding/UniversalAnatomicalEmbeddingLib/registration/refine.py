@@ -13,12 +13,12 @@ from scipy import ndimage
 from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 
-from ..geometry import FloatArray, Grid
-from ..modality import modality_of
-from ..preprocess import to_canonical
-from ..progress import Cancelled, check
-from ..search_space import anatomy_voxels
-from ..volume import Volume, to_sitk
+from ..images.grid import FloatArray, Grid
+from ..images.modality import modality_of
+from ..images.preprocess import to_canonical
+from ..images.search_space import anatomy_voxels
+from ..images.volume import Volume, to_sitk
+from ..system.progress import Cancelled, check
 from .linear import Model, apply, distinct, inverted, mean_distance
 
 COARSE_MM, FINE_MM = 8.0, 2.0

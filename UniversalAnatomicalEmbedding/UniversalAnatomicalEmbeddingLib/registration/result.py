@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..geometry import FloatArray
+from ..images.grid import FloatArray
 from ..options import Stage
+from ..system.errors import InputError
 from .transform import Transform
 
 Source = Literal["embeddings", "landmarks"]

@@ -12,11 +12,11 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from ..errors import InputError
-from ..geometry import FloatArray, Grid
-from ..hounsfield import AIR_HU
-from ..modality import identify
-from ..volume import Volume
+from ..images.grid import FloatArray, Grid
+from ..images.hounsfield import AIR_HU
+from ..images.modality import identify
+from ..images.volume import Volume
+from ..system.errors import InputError
 
 EXTENSIONS = (".h5", ".tfm", ".txt")
 ROWS_AT_ONCE = 1 << 20

@@ -1,0 +1,2 @@
+"""Foreign data sets to canonical scans and their index: where the files are, what their labels
+mean. Nothing here trains."""
