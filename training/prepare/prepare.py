@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from UniversalAnatomicalEmbeddingLib.images.preprocess import PREPROCESS_VERSION
 from UniversalAnatomicalEmbeddingLib.images.search_space import approximate_anatomy, bounding_box, cell_means, search_space
 from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume, require_3d, write_volume
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system.files import sha256_of, write_atomically
 
 from ..scans.labels import LabelTable, read_table
 from ..scans.tissue import tissue_labels
@@ -151,10 +151,8 @@ def _attempt(source: Source, folder: Path) -> str:
         return str(error)
     except Exception as error:  # one strange file must not end a night's run
         return f"{type(error).__name__}: {error}"
-    state = _state(source.name, folder)
-    partial = state.with_suffix(".part")
-    partial.write_text(json.dumps({"fingerprint": _fingerprint(source), "row": row}, indent=1), encoding="utf-8")
-    partial.replace(state)
+    with write_atomically(_state(source.name, folder)) as staged:
+        staged.write_text(json.dumps({"fingerprint": _fingerprint(source), "row": row}, indent=1), encoding="utf-8")
     return ""
 
 
@@ -242,14 +240,13 @@ def _write_labels(source: Source, volume: Volume, grid: Grid, folder: Path) -> P
     values, names = collect(source.labels, source.table, volume, source.path, grid)
     path = folder / f"{source.name}.seg.nii.gz"
     write_volume(Volume(values, grid), path)
-    path.with_name(f"{source.name}.seg.json").write_text(json.dumps({str(k): v for k, v in names.items()}, indent=1), encoding="utf-8")
+    with write_atomically(folder / f"{source.name}.seg.json") as staged:
+        staged.write_text(json.dumps({str(k): v for k, v in names.items()}, indent=1), encoding="utf-8")
     return path
 
 
 def _content_hash(voxels: NDArray[np.int16], grid: Grid) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(voxels).data)
-    digest.update(np.round(grid.affine, 4).tobytes())
-    return digest.hexdigest()
+    return sha256_of([voxels, np.round(grid.affine, 4)])
 
 
 def _state(name: str, folder: Path) -> Path:
@@ -269,7 +266,7 @@ def _fingerprint(source: Source) -> str:
     """Changes with the files of a scan, what is said about it, and the way it is prepared."""
     files = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in source.files]
     said = [source.name, source.series, source.modality, source.frame, source.licence, source.canonical]
-    return hashlib.sha256(json.dumps([PREPARE_VERSION, PREPROCESS_VERSION, said, files]).encode()).hexdigest()
+    return sha256_of([json.dumps([PREPARE_VERSION, PREPROCESS_VERSION, said, files])])
 
 
 def _relative(path: str, start: Path) -> str:
@@ -277,9 +274,7 @@ def _relative(path: str, start: Path) -> str:
 
 
 def _write_csv(path: Path, columns: list[str], rows: Sequence[Row]) -> None:
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    partial.replace(path)

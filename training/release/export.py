@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity
-from UniversalAnatomicalEmbeddingLib.models.catalogue import sha256
 from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard, build_network, save_model
+from UniversalAnatomicalEmbeddingLib.system.files import sha256, write_atomically
 
 
 def main() -> None:
@@ -46,6 +46,5 @@ def register(card: ModelCard, weights: Path, catalogue: Path) -> None:
     content = json.loads(catalogue.read_text(encoding="utf-8")) if catalogue.exists() else {"default": "", "models": []}
     others = [m for m in content["models"] if m["id"] != card.id]
     entry = {"id": card.id, "source": "bundled", "file": weights.name, "sha256": sha256(weights), "size": weights.stat().st_size}
-    partial = catalogue.with_suffix(".part")
-    partial.write_text(json.dumps({"default": card.id, "models": [entry, *others]}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(catalogue)
+    with write_atomically(catalogue) as staged:
+        staged.write_text(json.dumps({"default": card.id, "models": [entry, *others]}, indent=1) + "\n", encoding="utf-8")

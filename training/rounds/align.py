@@ -22,6 +22,7 @@ from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Registration
 from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system.files import write_atomically
 
 from ..scans.scan import read_index, scan_name
 
@@ -149,10 +150,8 @@ def write_index(path: Path, rows: list[Row]) -> None:
     """Write an index file; paths become relative to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(k for row in rows for k in row))
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, **{k: os.path.relpath(row[k], path.parent.resolve()) for k in PATHS if row.get(k)}})
-    partial.replace(path)

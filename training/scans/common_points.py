@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from UniversalAnatomicalEmbeddingLib.system.files import write_atomically
+
 CommonPoints = dict[tuple[str, str], Tensor]
 """(fixed scan, moving scan) -> (N, 6) float32: continuous voxel index z, y, x in the fixed scan, then in the moving one."""
 
@@ -15,14 +17,13 @@ CommonPoints = dict[tuple[str, str], Tensor]
 def write_common_points(path: Path, points: CommonPoints) -> None:
     """Write all pairs into one ``.npz`` file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part.npz")
-    np.savez_compressed(
-        partial,
-        names=np.array(list(points), dtype=str).reshape(-1, 2),
-        counts=[len(rows) for rows in points.values()],
-        rows=torch.cat([*points.values(), torch.empty(0, 6)]).numpy(),
-    )
-    partial.replace(path)
+    with write_atomically(path) as staged, staged.open("wb") as file:
+        np.savez_compressed(
+            file,
+            names=np.array(list(points), dtype=str).reshape(-1, 2),
+            counts=[len(rows) for rows in points.values()],
+            rows=torch.cat([*points.values(), torch.empty(0, 6)]).numpy(),
+        )
 
 
 def read_common_points(path: Path) -> CommonPoints:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from torch import Tensor
 from UniversalAnatomicalEmbeddingLib.images.grid import Grid
 from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system.files import sha256_of
 
 from .tissue import LABELS
 
@@ -75,7 +75,7 @@ class LabelTable:
     @property
     def fingerprint(self) -> str:
         """Changes with every change of the table."""
-        return hashlib.sha256(repr(self.structures).encode()).hexdigest()[:16]
+        return sha256_of([repr(self.structures)])[:16]
 
     @cached_property
     def _ids(self) -> dict[str, int]:

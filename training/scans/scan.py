@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from UniversalAnatomicalEmbeddingLib.images.preprocess import PREPROCESS_VERSION
 from UniversalAnatomicalEmbeddingLib.images.search_space import anatomy_voxels
 from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system.files import sha256_of
 
 from .labels import LabelTable, load_labels
 
@@ -186,7 +186,7 @@ def _key(paths: Sequence[str], modality: str, intensity: Intensity, table: Label
     """Changes whenever the arrays would."""
     files = [(p, os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in paths if p]
     described = [STORE_VERSION, PREPROCESS_VERSION, files, modality, vars(intensity), table.fingerprint if table else ""]
-    return f"{scan_name(paths[0])}-{hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]}"
+    return f"{scan_name(paths[0])}-{sha256_of([json.dumps(described)])[:16]}"
 
 
 def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -20,8 +20,8 @@ from UniversalAnatomicalEmbeddingLib.images.volume import Volume, write_volume
 from UniversalAnatomicalEmbeddingLib.landmarks.points import Point, PointList, read_points, write_points
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
 from UniversalAnatomicalEmbeddingLib.models import catalogue
-from UniversalAnatomicalEmbeddingLib.models.catalogue import sha256
 from UniversalAnatomicalEmbeddingLib.models.model import Model, save_model
+from UniversalAnatomicalEmbeddingLib.system.files import sha256
 
 COLUMNS = "target,landmark,x,y,z,similarity,margin,cycle_mm,confidence,status"
 SHIFT = np.array([30.0, -12.0, 250.0])

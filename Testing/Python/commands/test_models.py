@@ -12,8 +12,9 @@ from released import checkpoint, save, weights
 from samples import tiny_model
 
 from UniversalAnatomicalEmbeddingLib.commands.main import main
-from UniversalAnatomicalEmbeddingLib.models.catalogue import models_folder, sha256
+from UniversalAnatomicalEmbeddingLib.models.catalogue import models_folder
 from UniversalAnatomicalEmbeddingLib.models.model import Model, load_model, save_model
+from UniversalAnatomicalEmbeddingLib.system.files import sha256
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from samples import tiny_model
 
 from UniversalAnatomicalEmbeddingLib.models import catalogue as entries
-from UniversalAnatomicalEmbeddingLib.models.catalogue import sha256
 from UniversalAnatomicalEmbeddingLib.models.model import Model, save_model
+from UniversalAnatomicalEmbeddingLib.system.files import sha256
 
 
 @pytest.fixture

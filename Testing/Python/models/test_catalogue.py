@@ -9,8 +9,9 @@ import torch
 from model_files import refused
 
 from UniversalAnatomicalEmbeddingLib.models import catalogue as entries
-from UniversalAnatomicalEmbeddingLib.models.catalogue import catalogue, sha256
+from UniversalAnatomicalEmbeddingLib.models.catalogue import catalogue
 from UniversalAnatomicalEmbeddingLib.models.model import load_model
+from UniversalAnatomicalEmbeddingLib.system.files import sha256
 
 BUNDLED = entries.PRETRAINED / "catalogue.json"
 
@@ -43,11 +44,6 @@ def test_changed_weights_are_refused(pretrained: Path) -> None:
 def test_missing_weights_are_refused(pretrained: Path) -> None:
     (pretrained / "first.safetensors").unlink()
     refused("first", "first", "first.safetensors")
-
-
-def test_checksum_is_the_usual_one(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.skipif(not BUNDLED.is_file(), reason="no model is bundled yet")

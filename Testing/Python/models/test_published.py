@@ -16,12 +16,13 @@ from safetensors.torch import save_file
 from samples import tiny_model, tissue_volume
 
 from UniversalAnatomicalEmbeddingLib.models import published as module
-from UniversalAnatomicalEmbeddingLib.models.catalogue import catalogue, sha256
+from UniversalAnatomicalEmbeddingLib.models.catalogue import catalogue
 from UniversalAnatomicalEmbeddingLib.models.model import load_model, save_model
 from UniversalAnatomicalEmbeddingLib.models.published import Release, fetch, import_checkpoint, import_model, releases
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system.files import sha256
 
 
 @pytest.fixture(autouse=True)

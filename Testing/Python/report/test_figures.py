@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from scipy.spatial.transform import Rotation
 
@@ -205,3 +206,14 @@ def test_the_checkerboard_shows_the_fixed_scan_at_the_upper_left_and_the_other_b
     after = picture[height - square // 2, width // 3 // 16 :: square][:8]
     assert (after > 0.9).all()
     assert [p.name for p in tmp_path.iterdir()] == ["board.png"]
+
+
+def test_of_a_picture_that_could_not_be_drawn_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(figure: object, path: Path, **options: object) -> None:
+        path.write_bytes(b"half a picture")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space"):
+        checkerboard(showing(0, ORIENTATIONS["axial"]), {"same": showing(0, ORIENTATIONS["axial"])}, CENTRE, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..landmarks.points import Point, PointList, read_points, write_points
 from ..options import MatchOptions, Method
 from ..system.errors import InputError
-from ..system.files import writable_folder
+from ..system.files import writable_folder, write_atomically
 from ..system.progress import Cancelled, Progress
 from . import models
 from . import register as cli_register
@@ -300,8 +300,7 @@ def _as_points(points: PointList, matches: Sequence[Any], name: str) -> PointLis
 
 
 def _write_matches(path: Path, rows: Sequence[tuple[str, Point, Any]]) -> None:
-    partial = path.with_name("." + path.name)
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with write_atomically(path) as staged, staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(MATCH_COLUMNS)
         for target, point, m in rows:
@@ -310,7 +309,6 @@ def _write_matches(path: Path, rows: Sequence[tuple[str, Point, Any]]) -> None:
             writer.writerow(
                 (target, point.label, *position, f"{m.similarity:.4f}", f"{m.margin:.4f}", f"{m.cycle_mm:.2f}", confidence, m.status)
             )
-    partial.replace(path)
 
 
 def _write_report(template: Any, points: PointList, targets: Sequence[Any], matches: Sequence[Sequence[Any]], path: Path) -> None:
@@ -333,9 +331,8 @@ def _write_evaluation(result: Any, volumes: dict[str, Any], out: Path) -> None:
     from ..report.figures import error_report
 
     summary = summarise(result)
-    partial = out / ".evaluation.json"
-    partial.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    partial.replace(out / "evaluation.json")
+    with write_atomically(out / "evaluation.json") as staged:
+        staged.write_text(json.dumps(summary, indent=1), encoding="utf-8")
     _write_matches(out / "matches.csv", [(o.target, Point(o.label, tuple(o.template_point)), o.match) for o in result.outcomes])
     error_report(result.outcomes, volumes, out / "errors.png")
     for label, group in [*summary["by_landmark"].items(), ("all", summary)] if len(summary["by_landmark"]) <= 60 else [("all", summary)]:

@@ -13,7 +13,7 @@ import numpy as np
 from ..landmarks.points import read_points
 from ..options import RegisterOptions, Stage
 from ..system.errors import InputError
-from ..system.files import writable_folder
+from ..system.files import writable_folder, write_atomically
 from ..system.progress import Progress
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def run(args: argparse.Namespace, session: Callable[[], Session], read: Callable
     checkerboard(fixed, {"before": before, f"after, {result.stage}": registered}, _middle(result), args.out / "checkerboard.png")
     said = {side: found.text for side, found in taken.items()}
     figures = {"fixed": args.fixed, "moving": args.moving, "taken_for": said, **result.report()}
-    _write_report(args.out / "report.json", {**figures, "landmarks": _rows(result, labels)})
+    with write_atomically(args.out / "report.json") as staged:
+        staged.write_text(json.dumps({**figures, "landmarks": _rows(result, labels)}, indent=1), encoding="utf-8")
     return "\n".join([*(f"{side}: {text}" for side, text in said.items()), _summary(result, args.out)])
 
 
@@ -77,12 +78,6 @@ def _rows(result: Registration, labels: Sequence[str] | None) -> list[dict[str, 
         {"label": label, "residual_mm": float(residual), "leave_one_out_tre_mm": float(loo) if np.isfinite(loo) else None}
         for label, residual, loo in zip(labels, result.residual_mm, result.loo_mm, strict=True)
     ]
-
-
-def _write_report(path: Path, figures: dict[str, Any]) -> None:
-    partial = path.with_name("." + path.name)
-    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    partial.replace(path)
 
 
 def _summary(result: Registration, out: Path) -> str:

@@ -7,7 +7,6 @@ memory-mapped; ``meta.json`` names them with their checksums. Anything that does
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from ..images.grid import Grid
 from ..images.preprocess import PREPROCESS_VERSION
 from ..images.volume import Volume
 from ..models.model import ModelCard
+from ..system.files import sha256_of
 from .embedding import Embedding
 
 ARRAYS = ("fine", "coarse", "search_space", "anatomy")
@@ -40,8 +40,7 @@ def default_folder() -> Path:
 
 def cache_key(volume: Volume, card: ModelCard, weights: str = "") -> str:
     """Hash of everything an embedding depends on; ``weights`` is the model's :attr:`Model.fingerprint`."""
-    array = np.ascontiguousarray(volume.array)
-    digest = hashlib.sha256(array.data)
+    array = volume.array
     described = [
         str(array.dtype),
         array.shape,
@@ -51,8 +50,7 @@ def cache_key(volume: Volume, card: ModelCard, weights: str = "") -> str:
         weights,
         PREPROCESS_VERSION,
     ]
-    digest.update(json.dumps(described).encode())
-    return digest.hexdigest()[:40]
+    return sha256_of([array, json.dumps(described)])[:40]
 
 
 @dataclass(frozen=True)

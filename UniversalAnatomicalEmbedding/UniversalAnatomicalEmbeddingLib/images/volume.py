@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
-import tempfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
 from ..system.errors import InputError
+from ..system.files import write_atomically
 from .dicom import read_series
 from .grid import Grid
 from .nifti import HEADER_BYTES, NiftiHeader, build_header, parse_header
@@ -120,14 +119,11 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist. Create it, or write elsewhere.")
     try:
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
+        with write_atomically(path) as staged:
             if extension in NIFTI:
                 _write_nifti(volume, staged, extension == ".nii.gz")
             else:
                 sitk.WriteImage(to_sitk(volume), str(staged), useCompression=extension in (".nrrd", ".mha"), imageIO=ITK_FORMATS[extension])
-            for file in sorted(Path(folder).iterdir(), key=lambda f: f == staged):  # separate voxel file first, header last
-                os.replace(file, path.parent / file.name)
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "the image library refused it"
         raise InputError(f"Cannot write {path}: {reason}. Check the free space and the permissions, or write elsewhere.") from error

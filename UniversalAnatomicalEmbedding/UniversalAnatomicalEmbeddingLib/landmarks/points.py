@@ -7,9 +7,7 @@ import io
 import itertools
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..system.errors import InputError
+from ..system.files import write_atomically
 
 Status = Literal["defined", "undefined", "missing"]
 Position = tuple[float, float, float]
@@ -137,10 +136,8 @@ def write_points(points: PointList, path: str | Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist. Create it, or write elsewhere.")
     try:
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-            staged = Path(folder) / path.name
+        with write_atomically(path) as staged:
             staged.write_bytes(text.encode("utf-8"))
-            os.replace(staged, path)
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}. Check the free space and the permissions, or write elsewhere.") from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..system.errors import InputError
+from ..system.files import write_atomically
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
@@ -73,12 +73,5 @@ def register_model(entry: CatalogueEntry) -> None:
     """Enter a weights file, which lies in the user's model folder, in the catalogue there; an entry of the same id is replaced."""
     others = [asdict(e) for e in own_entries() if e.id != entry.id]
     path = models_folder() / "catalogue.json"
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps({"models": [*others, asdict(entry)]}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with write_atomically(path) as staged:
+        staged.write_text(json.dumps({"models": [*others, asdict(entry)]}, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import urllib.error
 import urllib.request
@@ -12,6 +11,7 @@ from time import sleep
 from typing import IO
 from urllib.parse import urlsplit
 
+from ..system import files
 from ..system.errors import InputError
 from ..system.progress import Progress, check, silent
 
@@ -33,7 +33,7 @@ def download(
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url} is not a web address; only http and https are downloaded from.")
-    if path.is_file() and _checksum(path) == sha256:
+    if path.is_file() and files.sha256(path) == sha256:
         return path
     partial = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def download(
                 f"{urlsplit(url).netloc} cannot be read from ({problem}). {kept} If this machine is offline, {by_hand}".replace("  ", " ")
             )
         sleep(pause_s * attempt)
-    found = _checksum(partial)
+    found = files.sha256(partial)
     if found != sha256:
         partial.unlink()
         raise InputError(f"What {url} sent is not the expected file: SHA-256 {found}, expected {sha256}. It was deleted; try again later.")
@@ -93,8 +93,3 @@ def _copy(source: IO[bytes], file: IO[bytes], done: int, total: int | None, prog
             raise InputError(f"The download has more than {LARGEST_FILE / 2**30:.0f} GiB, so it is no model. It was stopped.")
         progress(done / total if total else 0.0, f"{done / 2**20:.0f} MiB" + (f" of {total / 2**20:.0f}" if total else ""))
     return total is None or done == total
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +16,8 @@ from ..networks.compact import Compact
 from ..networks.embedder import Embedder
 from ..networks.resnet_embedder import ResNetEmbedder
 from ..system.errors import InputError
-from .catalogue import catalogue, sha256
+from ..system.files import sha256, sha256_of, write_atomically
+from .catalogue import catalogue
 
 FAMILIES: dict[str, type[Embedder]] = {"compact": Compact, "resnet3d18-fpn": ResNetEmbedder}
 
@@ -68,11 +68,8 @@ class Model:
 
     def fingerprint(self) -> str:
         """Hash of the weights: two models with the same card but other weights differ."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        weights = sorted(self.network.state_dict().items())
+        return sha256_of(part for name, value in weights for part in (name, value.detach().cpu().numpy()))
 
 
 def load_model(id_or_path: str | Path | None = None) -> Model:
@@ -127,12 +124,8 @@ def save_model(model: Model, path: Path) -> None:
 
 def save_weights(weights: dict[str, torch.Tensor], card: ModelCard, path: Path) -> None:
     """Write weights as they are, and their card, to one ``.safetensors`` file, atomically."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        save_file(weights, partial, metadata={"card": card.to_json()})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_atomically(path) as staged:
+        save_file(weights, staged, metadata={"card": card.to_json()})
 
 
 def _weights_path(id_or_path: str | Path | None) -> Path:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..images.preprocess import Intensity
 from ..system.errors import InputError
+from ..system.files import sha256
 from ..system.progress import Progress, silent
-from .catalogue import CatalogueEntry, catalogue, models_folder, register_model, released_lists, sha256
+from .catalogue import CatalogueEntry, catalogue, models_folder, register_model, released_lists
 from .checkpoints import Checkpoint, Family, read_checkpoint
 from .download import download
 from .model import Model, ModelCard, load_model, save_weights

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from ..images.hounsfield import AIR_HU
 from ..images.modality import identify
 from ..images.volume import Volume
 from ..system.errors import InputError
+from ..system.files import write_atomically
 
 EXTENSIONS = (".h5", ".tfm", ".txt")
 ROWS_AT_ONCE = 1 << 20
@@ -122,13 +121,11 @@ def write_transform(transform: Transform, path: str | Path) -> None:
     _check_extension(path)
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist. Create it, or write elsewhere.")
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        staged = Path(folder) / path.name
+    with write_atomically(path) as staged:
         try:
             sitk.WriteTransform(transform.to_sitk(), str(staged))
         except RuntimeError as error:
             raise InputError(f"Cannot write {path}. Check the free space and the permissions, or write elsewhere.") from error
-        os.replace(staged, path)
 
 
 def read_transform(path: str | Path) -> Transform:

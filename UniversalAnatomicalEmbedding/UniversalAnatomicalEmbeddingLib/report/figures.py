@@ -17,6 +17,7 @@ from ..images.grid import FloatArray
 from ..images.modality import modality_of
 from ..images.volume import Volume
 from ..matching import Match
+from ..system.files import write_atomically
 from .evaluation import Outcome
 
 matplotlib.rcParams["svg.fonttype"] = "none"
@@ -241,6 +242,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name("." + path.name)
-    figure.savefig(partial, dpi=150, facecolor=PAPER, format="png")
-    partial.replace(path)
+    with write_atomically(path) as staged:
+        figure.savefig(staged, dpi=150, facecolor=PAPER, format="png")
