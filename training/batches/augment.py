@@ -163,21 +163,6 @@ def cut_view(volume: Tensor, mm_to_index: Tensor, view: ViewParameters) -> Tenso
     return _truncate(_degrade(image, view), view)
 
 
-def cut_labels(labels: Tensor, mm_to_index: Tensor, view: ViewParameters, mirrored: Tensor) -> Tensor:
-    """Labels ``(Z, Y, X)`` at the nearest voxel, int16 ``(z, y, x)`` on the device of the view; -1 (unsure) where the view shows nothing of the scan.
-
-    ``mirrored`` (ids + 1,) names what each structure is in a mirror (:attr:`training.scans.labels.LabelTable.mirrored`); used if the view is mirrored.
-    """
-    index = (_patient_lattice(view) @ mm_to_index[:, :3].T + mm_to_index[:, 3]).round().long().flip(-1)
-    size = torch.tensor(labels.shape, device=index.device)
-    low, high = view.box
-    lattice = _index_lattice(view.shape_zyx, index.device).flip(-1)
-    shown = ((index >= 0) & (index < size) & (lattice >= low) & (lattice <= high)).all(-1)
-    z, y, x = torch.minimum(index.clamp(min=0), size - 1).to(labels.device).unbind(-1)
-    ids = torch.where(shown, labels[z, y, x].to(index.device, torch.int16), -1)
-    return torch.where(ids > 0, mirrored.to(ids)[ids.long()], ids) if view.mirrored else ids
-
-
 def to_patient(index_zyx: Tensor, view: ViewParameters) -> Tensor:
     """Patient mm (x, y, z) ``(N, 3)`` shown at continuous view indices ``(N, 3)`` in the order z, y, x."""
     points = index_zyx.flip(1) @ view.affine[:, :3].T + view.affine[:, 3]

@@ -21,10 +21,7 @@ from ..options import MatchOptions, Method
 from ..system.errors import InputError
 from ..system.files import writable_folder, write_atomically
 from ..system.progress import Cancelled, Progress
-from . import models
-from . import register as cli_register
-from . import scans as cli_scans
-from . import serve as cli_serve
+from . import models, register, scans, serve
 
 MATCH_COLUMNS = ("target", "landmark", "x", "y", "z", "similarity", "margin", "cycle_mm", "confidence", "status")
 
@@ -63,9 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("--out", required=True, type=Path, help="folder for the results")
     _add_cache(match)
 
-    register = _command(commands, "register", _register, "bring one scan into the frame of another", job=True)
-    cli_register.add_arguments(register)
-    _add_cache(register)
+    command = _command(commands, "register", _register, "bring one scan into the frame of another", job=True)
+    register.add_arguments(command)
+    _add_cache(command)
 
     embed = _command(commands, "embed", _embed, "embed scans into the cache ahead of time", job=True)
     embed.add_argument("images", nargs="+", metavar="IMAGE")
@@ -78,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", _demo, "two made-up torsos, the whole path, true errors; needs no data", job=True)
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (default: demo)")
 
-    serve = _command(commands, "serve", cli_serve.run, "the same tool in a browser", job=True)
-    cli_serve.add_options(serve)
-    _add_cache(serve)
+    command = _command(commands, "serve", serve.run, "the same tool in a browser", job=True)
+    serve.add_options(command)
+    _add_cache(command)
 
-    info = _command(commands, "info", cli_scans.info, "what a scan file holds")
+    info = _command(commands, "info", scans.info, "what a scan file holds")
     info.add_argument("image")
     info.add_argument("--modality", choices=["auto", "ct", "mr"], default="auto")
 
@@ -118,18 +115,18 @@ def _match(args: argparse.Namespace) -> int:
     names = _result_names([args.template, *args.target])
     session = _session(args, use_cache=True)
     writable_folder(args.out, "--out")
-    template = cli_scans.scan(args.template, args, names[0])
+    template = scans.scan(args.template, args, names[0])
     with _bar("template") as progress:
         prepared = session.embed(template, progress)
     wanted = np.array([p.position_lps for p in points])
     if not (inside := prepared.embedding.contains(wanted)).all():
         first = int(inside.argmin())
-        where = f"'{[*points][first].label}' at LPS ({cli_scans.vector(wanted[first])}) mm"
+        where = f"'{[*points][first].label}' at LPS ({scans.vector(wanted[first])}) mm"
         raise InputError(f"Landmark {where} lies outside the patient in {template.name}; place it inside the scan, or leave it out.")
     targets, matches, failures = [], [], 0
     for path, name in zip(args.target, names[1:], strict=True):
         try:
-            target = cli_scans.scan(path, args, name)
+            target = scans.scan(path, args, name)
             with _bar(name) as progress:
                 found = session.match(prepared, wanted, session.embed(target, progress), _options(args))
         except InputError as error:
@@ -150,8 +147,8 @@ def _match(args: argparse.Namespace) -> int:
 
 def _register(args: argparse.Namespace) -> int:
     with _bar("register") as progress:
-        session, read = lambda: _session(args, use_cache=True), lambda path: cli_scans.identified(path, args)
-        print(cli_register.run(args, session, read, progress))
+        session, read = lambda: _session(args, use_cache=True), lambda path: scans.identified(path, args)
+        print(register.run(args, session, read, progress))
     return 0
 
 
@@ -160,7 +157,7 @@ def _embed(args: argparse.Namespace) -> int:
     failures = 0
     for path in args.images:
         try:
-            volume = cli_scans.scan(path, args)
+            volume = scans.scan(path, args)
             with _bar(volume.name) as progress:
                 scan = session.embed(volume, progress).embedding
         except InputError as error:
@@ -185,7 +182,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         tqdm.write(f"{found.volume.name}: {found.text}")
 
     with _bar("evaluate") as progress:
-        result = evaluate(pairs, session, _options(args), cli_scans.modality(args), progress, keep)
+        result = evaluate(pairs, session, _options(args), scans.modality(args), progress, keep)
     _write_evaluation(result, volumes, args.out)
     return 0
 
@@ -322,7 +319,7 @@ def _print_matches(rows: Sequence[tuple[str, Point, Any]]) -> None:
     for target, point, m in rows:
         confidence = "" if np.isnan(m.confidence) else f"{100 * m.confidence:3.0f} %"
         print(
-            f"{target:28s} {point.label:28s} {'' if m.status == 'absent' else cli_scans.vector(m.point_lps):>26s}  {m.status:9s} {confidence}"
+            f"{target:28s} {point.label:28s} {'' if m.status == 'absent' else scans.vector(m.point_lps):>26s}  {m.status:9s} {confidence}"
         )
 
 

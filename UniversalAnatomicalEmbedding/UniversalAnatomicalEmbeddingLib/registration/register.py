@@ -27,7 +27,6 @@ from .transform import Transform
 
 PASSES = 5
 UPRIGHT_DEG = 3.0
-SETTLED_MM = 2.0
 FEWEST_INLIERS = 12
 AGREEING_SHARE = 0.08
 TRE_POINTS = 300

@@ -47,8 +47,11 @@ def sha256_of(parts: Iterable[str | bytes | NDArray]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            part = part.encode()
-        digest.update(part if isinstance(part, bytes) or part.flags.c_contiguous else part.copy("C"))
+            digest.update(part.encode())
+        elif isinstance(part, bytes):
+            digest.update(part)
+        else:
+            digest.update((part if part.flags.c_contiguous else part.copy("C")).data)
     return digest.hexdigest()
 
 
