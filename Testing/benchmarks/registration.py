@@ -188,8 +188,8 @@ def run_elastix(case: Case, stages: tuple[str, ...]) -> tuple[Mapping, dict]:
     for volume in (case.fixed, case.moving):
         image = itk.image_from_array(np.ascontiguousarray(volume.array, dtype=np.float32))
         image.SetSpacing(volume.grid.spacing_xyz.tolist())
-        image.SetOrigin(volume.grid.affine[:3, 3].tolist())
-        image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(volume.grid.affine[:3, :3] / volume.grid.spacing_xyz)))
+        image.SetOrigin(volume.grid.origin.tolist())
+        image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(volume.grid.direction)))
         images.append(image)
     parameters = itk.ParameterObject.New()
     for stage in stages:

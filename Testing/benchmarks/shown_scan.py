@@ -48,7 +48,7 @@ class Scan:
         """Sides (3,) of the box around the anatomy shown, in mm along z, y, x."""
         inside = np.argwhere(self.shown)
         sides = np.ptp(inside, axis=0) + 1 if len(inside) else np.zeros(3)
-        return np.asarray(sides * self.volume.grid.spacing_xyz[::-1], dtype=np.float64)
+        return np.asarray(sides * self.volume.grid.spacing_zyx, dtype=np.float64)
 
 
 def scan_of(volume: Volume, modality: Modality) -> Scan:

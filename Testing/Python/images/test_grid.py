@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, affines, make_affine, to_world
@@ -48,6 +50,42 @@ def test_off_diagonal_terms_are_not_transposed() -> None:
 
 def test_spacing_is_in_the_order_x_y_z() -> None:
     np.testing.assert_allclose(Grid((2, 2, 2), make_affine((10, 20, 30), (0.7, 0.9, 5))).spacing_xyz, [0.7, 0.9, 5])
+
+
+def test_spacing_in_array_order_can_become_a_tensor() -> None:
+    spacing = Grid((2, 2, 2), make_affine((10, 20, 30), (0.7, 0.9, 5))).spacing_zyx
+    np.testing.assert_allclose(torch.from_numpy(spacing).numpy(), [5, 0.9, 0.7])
+
+
+@QUICK
+@given(affine=affines())
+def test_direction_spacing_and_origin_make_up_the_affine(affine: np.ndarray) -> None:
+    grid = Grid((5, 6, 7), affine)
+    np.testing.assert_allclose(np.linalg.norm(grid.direction, axis=0), 1)
+    np.testing.assert_allclose(grid.direction * grid.spacing_xyz, affine[:3, :3], atol=1e-12)
+    np.testing.assert_array_equal(grid.origin, affine[:3, 3])
+
+
+@QUICK
+@given(affine=affines())
+def test_a_grid_is_that_of_the_image_it_was_laid_on_and_places_voxels_as_itk_does(affine: np.ndarray) -> None:
+    grid = Grid((5, 6, 7), affine)
+    image = sitk.Image([7, 6, 5], sitk.sitkUInt8)
+    grid.lay(image)
+    found = Grid.from_sitk(image)
+    assert found.shape_zyx == grid.shape_zyx
+    np.testing.assert_allclose(found.affine, affine, atol=1e-9)
+    np.testing.assert_allclose(image.TransformContinuousIndexToPhysicalPoint([1.5, 2.0, 3.0]), found.index_to_world([3, 2, 1.5])[0], atol=1e-9)
+
+
+def test_a_picture_is_one_slice_and_of_more_axes_the_first_three_count() -> None:
+    picture = sitk.Image([4, 3], sitk.sitkUInt8)
+    picture.SetSpacing([0.5, 2.0])
+    picture.SetOrigin([7.0, 8.0])
+    assert Grid.from_sitk(picture) == Grid((1, 3, 4), [[0.5, 0, 0, 7], [0, 2, 0, 8], [0, 0, 1, 0], [0, 0, 0, 1]])
+    series = sitk.Image([4, 3, 2, 5], sitk.sitkUInt8)
+    series.SetSpacing([1.0, 2.0, 3.0, 4.0])
+    assert Grid.from_sitk(series) == Grid((2, 3, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
 
 
 def test_no_points_give_no_points() -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 FloatArray = NDArray[np.float64]
 
@@ -44,10 +48,49 @@ class Grid:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> Grid:
+        """The grid of a SimpleITK image of 2 (one slice), 3 or more axes, of which the first three count.
+
+        Raises ValueError as the constructor does.
+        """
+        axes = image.GetDimension()
+        kept = min(axes, 3)
+        columns = np.array(image.GetDirection()).reshape(axes, axes) * np.array(image.GetSpacing())
+        affine = np.eye(4)
+        affine[:kept, :kept] = columns[:kept, :kept]
+        affine[:kept, 3] = image.GetOrigin()[:kept]
+        x, y, z = (*image.GetSize()[:kept], 1)[:3]
+        return cls((z, y, x), affine)
+
+    def lay(self, image: sitk.Image) -> None:
+        """Give a 3-D SimpleITK image, which has the same shape, this place in patient space."""
+        image.SetSpacing(self.spacing_xyz.tolist())
+        image.SetDirection(self.direction.ravel().tolist())
+        image.SetOrigin(self.origin.tolist())
+
     @property
     def spacing_xyz(self) -> FloatArray:
         """Distance in mm between neighbouring voxels along the index axes x, y, z."""
         return np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+
+    @property
+    def spacing_zyx(self) -> FloatArray:
+        """The same distances in the order of array axes."""
+        return np.ascontiguousarray(self.spacing_xyz[::-1])
+
+    @property
+    def direction(self) -> FloatArray:
+        """Unit vectors of the index axes x, y, z in LPS, the columns of (3, 3).
+
+        They are not at right angles where the grid is sheared.
+        """
+        return self.affine[:3, :3] / self.spacing_xyz
+
+    @property
+    def origin(self) -> FloatArray:
+        """LPS mm (3,) of the centre of the first voxel."""
+        return self.affine[:3, 3]
 
     def index_to_world(self, index_zyx: ArrayLike) -> FloatArray:
         """Continuous indices ``(N, 3)`` in the order z, y, x to LPS millimetres ``(N, 3)``."""
@@ -70,13 +113,13 @@ class Grid:
         """How far each point (N, 3) lies beyond the outer faces, in mm along the index axes combined; 0 inside."""
         index = self.world_to_index(points_lps)
         beyond = np.maximum(np.maximum(-0.5 - index, index - np.array(self.shape_zyx) + 0.5), 0.0)
-        return np.sqrt(((beyond * self.spacing_xyz[::-1]) ** 2).sum(axis=1))
+        return np.sqrt(((beyond * self.spacing_zyx) ** 2).sum(axis=1))
 
     def inside_mm(self, points_lps: ArrayLike) -> FloatArray:
         """How far each point (N, 3) lies inside the nearest outer face, in mm along an index axis; 0 outside."""
         index = self.world_to_index(points_lps)
         depth = np.minimum(index + 0.5, np.array(self.shape_zyx) - 0.5 - index)
-        return np.maximum((depth * self.spacing_xyz[::-1]).min(axis=1), 0.0)
+        return np.maximum((depth * self.spacing_zyx).min(axis=1), 0.0)
 
     def corners(self) -> FloatArray:
         """LPS positions ``(8, 3)`` of the outer corners of the field of view."""

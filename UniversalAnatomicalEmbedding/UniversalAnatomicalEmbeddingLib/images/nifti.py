@@ -102,7 +102,7 @@ def build_header(dtype: np.dtype, grid: Grid) -> bytes:
     header["datatype"], header["bitpix"] = codes[dtype.newbyteorder("=")], dtype.itemsize * 8
     header["vox_offset"], header["scl_slope"], header["xyzt_units"] = DATA_OFFSET, 1, 2
     header["sform_code"], header["srow"] = 1, affine_ras[:3]
-    quaternion, qfac = _quaternion(affine_ras[:3, :3] / grid.spacing_xyz)
+    quaternion, qfac = _quaternion(RAS_TO_LPS[:3, :3] @ grid.direction)
     header["pixdim"] = [qfac, *grid.spacing_xyz, 0, 0, 0, 0]
     if quaternion is not None:
         header["qform_code"], header["quatern"], header["qoffset"] = 1, quaternion, affine_ras[:3, 3]

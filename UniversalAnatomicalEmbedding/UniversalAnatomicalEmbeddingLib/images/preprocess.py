@@ -77,7 +77,7 @@ def to_canonical(volume: Volume, modality: Modality, spacing_mm: float = 2.0, pi
     if target == volume.grid:
         return array, target
     outside = 0.0 if pipeline == "published" else AIR_HU if modality == "ct" else float(array.min())
-    for axis, spacing in enumerate(volume.grid.spacing_xyz[::-1]):
+    for axis, spacing in enumerate(volume.grid.spacing_zyx):
         factor = spacing_mm / spacing
         if pipeline == "standard" and factor > 1 + 1e-3 and array.shape[axis] > 1:
             array = ndimage.gaussian_filter1d(array, np.sqrt(factor**2 - 1) / 2.355, axis=axis, mode="nearest")

@@ -101,10 +101,7 @@ def from_sitk(image: sitk.Image, modality: Modality | None = None, name: str = "
 def to_sitk(volume: Volume) -> sitk.Image:
     """The same voxels and geometry as a 3-D SimpleITK image; a sheared grid gives a direction matrix that is not orthogonal."""
     image = sitk.GetImageFromArray(_clean(volume.array, volume.name))
-    spacing = volume.grid.spacing_xyz
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((volume.grid.affine[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(volume.grid.affine[:3, 3].tolist())
+    volume.grid.lay(image)
     return image
 
 
@@ -189,11 +186,11 @@ def _from_sitk(image: sitk.Image, modality: Modality | None, name: str, source: 
     dimension = image.GetDimension()
     if dimension > 3 and max(size[3:]) > 1:
         raise InputError(f"{source} is {dimension}-D with {size[3]} time points or volumes; extract one of them and give that.")
-    kept = min(dimension, 3)
-    affine = np.eye(4)
-    columns = np.array(image.GetDirection()).reshape(dimension, dimension) * np.array(image.GetSpacing())
-    affine[:kept, :kept], affine[:kept, 3] = columns[:kept, :kept], image.GetOrigin()[:kept]
-    return _volume(array.reshape(size[:kept][::-1]), affine, modality, name, source)
+    try:
+        affine = Grid.from_sitk(image).affine
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from error
+    return _volume(array.reshape(size[:3][::-1]), affine, modality, name, source)
 
 
 def _read_nifti(path: Path) -> tuple[NDArray, NDArray[np.float64]]:

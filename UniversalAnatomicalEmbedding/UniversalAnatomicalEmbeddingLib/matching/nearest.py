@@ -180,7 +180,7 @@ def refine(query: Query, target: Searchable, coarse: Tensor, cells: Tensor, regi
 
 
 def _cell_mm(target: Searchable) -> Tensor:
-    return torch.as_tensor(target.embedding.fine_grid.spacing_xyz[::-1].copy(), device=target.device)
+    return torch.as_tensor(target.embedding.fine_grid.spacing_zyx, device=target.device)
 
 
 def _promising(coarse: Tensor, target: Searchable) -> Tensor:

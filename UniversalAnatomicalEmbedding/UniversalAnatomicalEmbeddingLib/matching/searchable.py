@@ -98,7 +98,7 @@ class Searchable:
     @cached_property
     def around(self) -> Tensor:
         """Offsets (6, 3) in cells (z, y, x) to the places about 8 mm before and behind a cell along each axis."""
-        steps = np.maximum(1, np.round(AROUND_MM / self.embedding.fine_grid.spacing_xyz[::-1])).astype(int)
+        steps = np.maximum(1, np.round(AROUND_MM / self.embedding.fine_grid.spacing_zyx)).astype(int)
         return torch.from_numpy(np.vstack([np.diag(steps), -np.diag(steps)])).to(self.device)
 
     @cached_property

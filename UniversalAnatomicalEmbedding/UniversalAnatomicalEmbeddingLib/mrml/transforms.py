@@ -51,15 +51,13 @@ def _field(displacement: NDArray, grid: Grid) -> Any:
     import vtk
     from vtk.util.numpy_support import numpy_to_vtk
 
-    affine = frames.FLIP @ grid.affine
-    spacing = grid.spacing_xyz
     image = vtk.vtkImageData()
     image.SetDimensions(grid.shape_zyx[::-1])
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(grid.spacing_xyz.tolist())
+    image.SetOrigin(frames.flipped(grid.origin)[0].tolist())
     image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(frames.flipped(displacement.reshape(-1, 3))), deep=True))
     direction = np.eye(4)
-    direction[:3, :3] = affine[:3, :3] / spacing
+    direction[:3, :3] = frames.FLIP[:3, :3] @ grid.direction
     field = slicer.vtkOrientedGridTransform()
     field.SetGridDirectionMatrix(frames._vtk(direction))
     field.SetDisplacementGridData(image)

@@ -112,7 +112,7 @@ def render(patient: Patient, grid: Grid, modality: Modality = "ct", noise_seed: 
     """
     if modality not in ("ct", "mr"):
         raise InputError(f"The phantom can be scanned as ct or mr, not as '{modality}'.")
-    spacing = grid.spacing_xyz[::-1]
+    spacing = grid.spacing_zyx
     axis = int(np.argmax(spacing))
     samples = slice_samples or (round(spacing[axis] / 2) if spacing[axis] > 1.5 * spacing.min() else 1)
     boxes = _part_boxes(patient, grid)
@@ -133,7 +133,7 @@ def render(patient: Patient, grid: Grid, modality: Modality = "ct", noise_seed: 
 def canonical_coordinates(patient: Patient, grid: Grid) -> tuple[Image, Image, Image]:
     """Canonical x, y, z (mm) of every voxel centre, each ``(Z, Y, X)``: ``to_canonical`` on a coarse lattice, cubic splines between."""
     nodes, weights = [], []
-    for count, spacing in zip(grid.shape_zyx, grid.spacing_xyz[::-1], strict=True):
+    for count, spacing in zip(grid.shape_zyx, grid.spacing_zyx, strict=True):
         knots = np.linspace(0, count - 1, min(count, 4 + int(np.ceil(count * spacing / LATTICE_MM))))
         nodes.append(knots)
         weights.append(CubicSpline(knots, np.eye(len(knots)))(np.arange(count)) if count > 1 else np.ones((1, 1)))

@@ -84,7 +84,7 @@ def match_in_bulk(query: Query, target: Searchable) -> tuple[FloatArray, FloatAr
     One matrix product of many queries with every second cell of each axis, then a refinement among the cells around.
     """
     lattice = target.lattice(LATTICE_STEP)
-    spacing = torch.as_tensor(target.embedding.fine_grid.spacing_xyz[::-1].copy(), device=target.device, dtype=torch.float32)
+    spacing = torch.as_tensor(target.embedding.fine_grid.spacing_zyx, device=target.device, dtype=torch.float32)
     places, found, margins = lattice * spacing, [], []
     for part, coarse, scores in lattice_scores(query, target, lattice, AT_ONCE):
         best, number = scores.max(dim=1)

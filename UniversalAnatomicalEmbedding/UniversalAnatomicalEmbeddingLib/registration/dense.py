@@ -261,7 +261,7 @@ def _adam(field: FloatArray, grid: Grid, way: Way, nodes: FloatArray, progress: 
 def _diffusion(vectors: Tensor, grid: Grid) -> Tensor:
     """Mean squared gradient of the field ``(1, 3, Z, Y, X)`` in units of a tenth (mm per mm)."""
     total = torch.zeros((), device=vectors.device)
-    for axis, mm in zip((2, 3, 4), grid.spacing_xyz[::-1].tolist(), strict=True):
+    for axis, mm in zip((2, 3, 4), grid.spacing_zyx.tolist(), strict=True):
         total = total + (vectors.diff(dim=axis) / (0.1 * mm)).square().mean()
     return total
 

@@ -74,10 +74,7 @@ class Transform:
         if self.displacement is None or self.grid is None:
             return affine
         image = sitk.GetImageFromArray(self.displacement, isVector=True)
-        spacing = self.grid.spacing_xyz
-        image.SetSpacing(spacing.tolist())
-        image.SetDirection((self.grid.affine[:3, :3] / spacing).ravel().tolist())
-        image.SetOrigin(self.grid.affine[:3, 3].tolist())
+        self.grid.lay(image)
         return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(image)])  # the last is applied first
 
     def resample(self, moving: Volume, grid: Grid) -> Volume:
@@ -149,12 +146,7 @@ def read_transform(path: str | Path) -> Transform:
     if not fields:
         return Transform(matrix)
     image = sitk.DisplacementFieldTransform(fields[0]).GetDisplacementField()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    field = sitk.GetArrayFromImage(image).astype(np.float64)
-    z, y, x = field.shape[:3]
-    return Transform(matrix, field, Grid((z, y, x), affine))
+    return Transform(matrix, sitk.GetArrayFromImage(image).astype(np.float64), Grid.from_sitk(image))
 
 
 def _parts(stored: sitk.Transform) -> list[sitk.Transform]:
