@@ -202,12 +202,12 @@ def test_the_sample_data_are_two_patients_with_checksums(panel: Panel, monkeypat
 
 @pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Everything of the package is loaded anew, where torch, safetensors and scipy cannot be."""
+    """Everything of the package is loaded anew, where neither torch, safetensors, scipy nor platformdirs can be."""
 
     def taken() -> dict[str, Any]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("UniversalAnatomicalEmbedding")}
 
-    for name in ("torch", "safetensors", "scipy"):
+    for name in ("torch", "safetensors", "scipy", "platformdirs"):
         monkeypatch.setitem(sys.modules, name, None)
     before = taken()
     yield

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
+from platformdirs.macos import MacOS
 from samples import OBLIQUE, tiny_model
 
 from UniversalAnatomicalEmbeddingLib.embedding.cache import ARRAYS, Cache, cache_key, default_folder
@@ -379,13 +381,21 @@ def test_folder_that_does_not_exist_is_an_empty_cache(cache: Cache) -> None:
 
 
 def test_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("UAE_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+    for name in ("UAE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCALAPPDATA", "/of/another/system")
     assert default_folder() == Path.home() / ".cache" / "uae"
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/cache")
     assert default_folder() == Path("/some/cache/uae")
     monkeypatch.setenv("UAE_CACHE", "~/mine")
     assert default_folder() == Path.home() / "mine"
+
+
+def test_default_folder_on_a_mac_is_where_its_caches_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UAE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", MacOS)
+    assert default_folder() == Path.home() / "Library" / "Caches" / "uae"
 
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next_entry(cache: Cache) -> None:

@@ -92,15 +92,15 @@ def test_a_file_without_a_card_is_told_and_spoils_no_other(tmp_path: Path, folde
     assert [c.id for c in choices] == list(catalogue())[:-1] and "no weights file with a model card" in said and "tiny" in said
 
 
-def test_what_the_panel_imports_at_once_needs_no_torch() -> None:
+def test_what_the_panel_imports_at_once_needs_no_torch(tmp_path: Path) -> None:
     """In a Slicer without torch the panel must open: torch, safetensors and scipy are made impossible to import."""
     code = (
         "import sys, importlib\n"
-        "for name in ('torch', 'safetensors', 'scipy', 'tqdm', 'matplotlib'): sys.modules[name] = None\n"
+        "for name in ('torch', 'safetensors', 'scipy', 'tqdm', 'matplotlib', 'platformdirs'): sys.modules[name] = None\n"
         f"[importlib.import_module('UniversalAnatomicalEmbeddingLib.' + n) for n in {PANEL_FILES!r}]\n"
         "from UniversalAnatomicalEmbeddingLib.models.choices import model_choices; print(len(model_choices(print)))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "HOME": str(tmp_path), "UAE_MODELS": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 1

@@ -6,15 +6,21 @@ import errno
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
+import platformdirs.windows
 import pytest
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
+from platformdirs.windows import Windows
 
 from UniversalAnatomicalEmbeddingLib.system import files as module
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.system.files import sha256, sha256_of, writable_folder, write_atomically
+from UniversalAnatomicalEmbeddingLib.system.files import sha256, sha256_of, user_folder, writable_folder, write_atomically
 
 
 def test_folder_is_made_and_left_empty(tmp_path: Path) -> None:
@@ -104,3 +110,46 @@ def test_no_other_file_hashes_or_moves_a_part_to_its_place_by_itself() -> None:
     own = [*(repository / "UniversalAnatomicalEmbedding").rglob("*.py"), *(repository / "training").rglob("*.py")]
     found = {p.name for p in own if re.search(r"hashlib|os\.replace|partial\.replace|mkstemp", p.read_text(encoding="utf-8"))}
     assert found == {"files.py", "cache.py", "scan.py", "download.py"}
+
+
+HOMES = {"linux": Unix, "darwin": MacOS, "win32": Windows}
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("plain")
+def test_folders_of_the_user_on_linux_are_those_of_the_standard(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert user_folder("cache") == Path.home() / ".cache" / "uae"
+    assert user_folder("data") == Path.home() / ".local" / "share" / "uae"
+    monkeypatch.setenv("XDG_DATA_HOME", "/some/data")
+    assert user_folder("data") == Path("/some/data/uae")
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("system", HOMES)
+@pytest.mark.parametrize("kind", get_args(module.Kind))
+@pytest.mark.parametrize("moved", [False, True])
+def test_folders_are_the_same_where_platformdirs_is_missing(
+    monkeypatch: pytest.MonkeyPatch, system: str, kind: module.Kind, moved: bool
+) -> None:
+    """A Slicer that gets the package later must find its models and embeddings again."""
+    if moved:
+        for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
+            monkeypatch.setenv(name, f"/some/{name}")
+    local = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    monkeypatch.setattr(platformdirs.windows, "get_win_folder", lambda name: local)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", HOMES[system])
+    monkeypatch.setattr(sys, "platform", system)
+    there = user_folder(kind)
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert user_folder(kind) == there and there.name == "uae"
+
+
+def test_only_one_place_knows_platformdirs() -> None:
+    repository = Path(__file__).resolve().parents[3]
+    found = {p.name for p in (repository / "UniversalAnatomicalEmbedding").rglob("*.py") if "import PlatformDirs" in p.read_text(encoding="utf-8")}
+    assert found == {"files.py"}

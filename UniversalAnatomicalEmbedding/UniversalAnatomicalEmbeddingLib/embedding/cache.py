@@ -24,7 +24,7 @@ from ..images.grid import Grid
 from ..images.preprocess import PREPROCESS_VERSION
 from ..images.volume import Volume
 from ..models.model import ModelCard
-from ..system.files import sha256_of
+from ..system.files import sha256_of, user_folder
 from .embedding import Embedding
 
 ARRAYS = ("fine", "coarse", "search_space", "anatomy")
@@ -34,8 +34,7 @@ _KEY = re.compile("[0-9a-f]{40}")
 
 def default_folder() -> Path:
     """``$UAE_CACHE``, or ``uae`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or "~/.cache"
-    return Path(os.environ.get("UAE_CACHE") or Path(base) / "uae").expanduser()
+    return Path(os.environ.get("UAE_CACHE") or user_folder("cache")).expanduser()
 
 
 def cache_key(volume: Volume, card: ModelCard, weights: str = "") -> str:

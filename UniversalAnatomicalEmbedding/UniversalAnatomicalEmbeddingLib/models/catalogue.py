@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..system.errors import InputError
-from ..system.files import write_atomically
+from ..system.files import user_folder, write_atomically
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
@@ -34,8 +34,7 @@ class CatalogueEntry:
 
 def models_folder() -> Path:
     """Where the user's own models are: ``$UAE_MODELS``, or ``uae/models`` in the user's data folder."""
-    base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA") or "~/.local/share"
-    return Path(os.environ.get("UAE_MODELS") or Path(base) / "uae" / "models").expanduser()
+    return Path(os.environ.get("UAE_MODELS") or user_folder("data") / "models").expanduser()
 
 
 def released_lists() -> tuple[Path, Path]:

@@ -1,20 +1,28 @@
-"""Files that appear complete or not at all, their checksums, and folders that results go to, tried
-before the work begins rather than found wanting after it."""
+"""Files that appear complete or not at all, their checksums, the user's folders for caches and data,
+and folders that results go to, tried before the work begins rather than found wanting after it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+NAME = "uae"
+Kind = Literal["cache", "data"]
+_ELSEWHERE: dict[Kind, tuple[str, str, str]] = {  # variable of all systems but Windows, Linux, macOS
+    "cache": ("XDG_CACHE_HOME", "~/.cache", "~/Library/Caches"),
+    "data": ("XDG_DATA_HOME", "~/.local/share", "~/Library/Application Support"),
+}
 
 
 @contextmanager
@@ -53,6 +61,28 @@ def sha256_of(parts: Iterable[str | bytes | NDArray]) -> str:
         else:
             digest.update((part if part.flags.c_contiguous else part.copy("C")).data)
     return digest.hexdigest()
+
+
+def user_folder(kind: Kind) -> Path:
+    """Where the system keeps what this package puts away for one user; it is not made.
+
+    The same folder with and without the package platformdirs, which a Slicer may lack.
+    """
+    try:
+        from platformdirs import PlatformDirs
+    except ImportError:
+        return _folder_without_platformdirs(kind)
+    folders = PlatformDirs(NAME, appauthor=False, opinion=False)
+    return folders.user_cache_path if kind == "cache" else folders.user_data_path
+
+
+def _folder_without_platformdirs(kind: Kind) -> Path:
+    variable, linux, macos = _ELSEWHERE[kind]
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    else:
+        base = os.environ.get(variable) or (macos if sys.platform == "darwin" else linux)
+    return Path(base).expanduser() / NAME
 
 
 def writable_folder(folder: Path, option: str) -> Path:
