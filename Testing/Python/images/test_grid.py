@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from samples import OBLIQUE, affines, make_affine, to_world
 
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
+from UniversalAnatomicalEmbeddingLib.images import grid as grid_module
+from UniversalAnatomicalEmbeddingLib.images.grid import FLIP, Grid, flipped
 
 QUICK = settings(max_examples=60, deadline=None)
 shapes = st.tuples(*[st.integers(1, 600)] * 3)
@@ -92,6 +95,19 @@ def test_no_points_give_no_points() -> None:
     grid = Grid((2, 3, 4), OBLIQUE)
     assert grid.index_to_world([]).shape == grid.world_to_index([]).shape == (0, 3)
     assert grid.contains([]).shape == (0,)
+
+
+def test_ras_and_lps_point_the_other_way_to_the_right_and_to_the_front() -> None:
+    points = np.array([[1.0, 2, 3], [-4, 5, -6]])
+    np.testing.assert_array_equal(flipped(points), [[-1, -2, 3], [4, -5, -6]])
+    np.testing.assert_array_equal((FLIP @ [*points[0], 1])[:3], flipped(points[0])[0])
+    np.testing.assert_array_equal(flipped(flipped(points)), points)
+
+
+def test_ras_becomes_lps_in_one_place() -> None:
+    package = Path(grid_module.__file__).parents[1]
+    flips = re.compile(r"-1(\.0)?, *-1(\.0)?, *1\b")
+    assert {p.name for p in package.rglob("*.py") if flips.search(p.read_text(encoding="utf-8"))} == {"grid.py"}
 
 
 # --- field of view --------------------------------------------------------------------------------------------------------------------

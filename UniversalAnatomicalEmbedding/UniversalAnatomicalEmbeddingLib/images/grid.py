@@ -1,7 +1,8 @@
 """Image grids and the exact mapping between voxel index and patient space.
 
 Conventions used by the whole package: a voxel index names the *centre* of a voxel, arrays are ``(Z, Y, X)``, points are float64
-``(N, 3)`` LPS millimetres in the order x, y, z. The axis order flips here and nowhere else.
+``(N, 3)`` LPS millimetres in the order x, y, z. The axis order flips here and nowhere else. What
+others keep in RAS (NIfTI, old landmark files, MRML nodes) is turned to LPS with the pair below.
 """
 
 from __future__ import annotations
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 FloatArray = NDArray[np.float64]
+
+FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""4x4 matrix from RAS to LPS millimetres, and from LPS to RAS."""
+
+
+def flipped(points: ArrayLike) -> FloatArray:
+    """RAS millimetres (N, 3) to LPS, or LPS to RAS."""
+    return np.asarray(points, dtype=np.float64).reshape(-1, 3) * FLIP.diagonal()[:3]
 
 
 @dataclass(frozen=True, eq=False)

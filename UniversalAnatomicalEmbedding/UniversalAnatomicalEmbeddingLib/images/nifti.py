@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..system.errors import InputError
-from .grid import Grid
+from .grid import FLIP, Grid
 
 HEADER_BYTES = 348
 MAX_OFFSET = 1 << 30  # header extensions fill what lies before the voxels
 DATA_OFFSET = 352  # header and four zero bytes: no extensions
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MILLIMETRES_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, millimetre, micrometre; 0 (not stated) counts as millimetre
 DATA_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 MULTI_VALUE_TYPES = {32: "complex", 128: "RGB", 1792: "complex", 2048: "complex", 2304: "RGBA"}
@@ -81,7 +80,7 @@ def parse_header(data: bytes) -> NiftiHeader:
     return NiftiHeader(
         dtype=np.dtype(DATA_TYPES[code]).newbyteorder(order),
         shape_zyx=_shape(header),
-        affine=RAS_TO_LPS @ _affine_ras(header),
+        affine=FLIP @ _affine_ras(header),
         slope=slope,
         intercept=intercept,
         offset=_offset(float(header["vox_offset"])),
@@ -96,13 +95,13 @@ def build_header(dtype: np.dtype, grid: Grid) -> bytes:
     """
     codes = {np.dtype(name): code for code, name in DATA_TYPES.items()}
     header = np.zeros((), _LAYOUT.newbyteorder("<"))
-    affine_ras = RAS_TO_LPS @ grid.affine
+    affine_ras = FLIP @ grid.affine
     header["sizeof_hdr"], header["magic"] = HEADER_BYTES, b"n+1"
     header["dim"] = [3, *grid.shape_zyx[::-1], 1, 1, 1, 1]
     header["datatype"], header["bitpix"] = codes[dtype.newbyteorder("=")], dtype.itemsize * 8
     header["vox_offset"], header["scl_slope"], header["xyzt_units"] = DATA_OFFSET, 1, 2
     header["sform_code"], header["srow"] = 1, affine_ras[:3]
-    quaternion, qfac = _quaternion(RAS_TO_LPS[:3, :3] @ grid.direction)
+    quaternion, qfac = _quaternion(FLIP[:3, :3] @ grid.direction)
     header["pixdim"] = [qfac, *grid.spacing_xyz, 0, 0, 0, 0]
     if quaternion is not None:
         header["qform_code"], header["quatern"], header["qoffset"] = 1, quaternion, affine_ras[:3, 3]
@@ -146,7 +145,7 @@ def _affine_ras(header: np.void) -> NDArray[np.float64]:
         affine[:3, 2] *= -1 if header["pixdim"][0] < 0 else 1
         affine[:3, 3] = header["qoffset"]
     else:
-        affine = RAS_TO_LPS @ np.diag([*spacing, 1.0])
+        affine = FLIP @ np.diag([*spacing, 1.0])
     affine[:3] *= unit
     return affine
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images.grid import flipped
 from ..system.errors import InputError
 from ..system.files import write_atomically
 
@@ -26,7 +27,7 @@ MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/markups-schema-v1.0.3.json#"
 )
 ORIENTATION_LPS = [-1.0, -0.0, -0.0, -0.0, -1.0, -0.0, 0.0, 0.0, 1.0]  # the identity of the RAS frame, as Slicer writes it
-TO_LPS = {"RAS": (-1, -1, 1), "0": (-1, -1, 1), "LPS": (1, 1, 1), "1": (1, 1, 1)}  # numbers: the enumeration of older versions
+IS_RAS = {"RAS": True, "0": True, "LPS": False, "1": False}  # numbers: the enumeration of older versions
 UNITS_MM = {"mm": 1.0, "um": 0.001}
 FCSV_COLUMNS = ("id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label", "desc", "associatedNodeID")
 FCSV_FLAGS = (0, 0, 0, 1, 1, 1, 0)  # orientation, visible, selected, not locked
@@ -153,12 +154,17 @@ def _stem(path: Path) -> str:
     return re.sub(r"(\.mrk)?\.(json|fcsv|csv)$", "", path.name, flags=re.IGNORECASE)
 
 
-def _signs(system: object) -> tuple[int, int, int]:
-    """Factors that take coordinates of the named system to LPS."""
-    signs = TO_LPS.get(str(system).strip().upper())
-    if signs is None:
+def _is_ras(system: object) -> bool:
+    """Whether the named system is RAS; else it is LPS."""
+    is_ras = IS_RAS.get(str(system).strip().upper())
+    if is_ras is None:
         raise InputError(f"its coordinate system is '{system}'; only LPS and RAS are understood. Save it again from Slicer.")
-    return signs
+    return is_ras
+
+
+def _to_lps(position: Sequence[float], is_ras: bool) -> Position:
+    x, y, z = flipped(position)[0].tolist() if is_ras else position
+    return x, y, z
 
 
 def _is_number(value: object) -> bool:
@@ -193,15 +199,15 @@ def _parse_list(markup: dict[str, Any]) -> list[Point]:
     scale = UNITS_MM.get(str(units[0] if isinstance(units, list) and units else units))
     if scale is None:
         raise InputError(f"its coordinates are in '{units}'; only mm and um are understood. Save it again from Slicer.")
-    factors = [sign * scale for sign in _signs(markup.get("coordinateSystem", "LPS"))]
+    is_ras = _is_ras(markup.get("coordinateSystem", "LPS"))
     controls = markup.get("controlPoints", [])
     if not isinstance(controls, list) or not all(isinstance(item, dict) for item in controls):
         raise InputError("its 'controlPoints' are no list of control points. Save it again from Slicer.")
     values = _parse_measurements(markup.get("measurements"), len(controls))
-    return [_parse_control(item, k + 1, factors, values[k]) for k, item in enumerate(controls)]
+    return [_parse_control(item, k + 1, scale, is_ras, values[k]) for k, item in enumerate(controls)]
 
 
-def _parse_control(item: dict[str, Any], number: int, factors: Sequence[float], measurements: dict[str, float]) -> Point:
+def _parse_control(item: dict[str, Any], number: int, scale: float, is_ras: bool, measurements: dict[str, float]) -> Point:
     """A control point; as in Slicer one without position is undefined, whatever its status says."""
     label, position, status = str(item.get("label", "")), item.get("position"), item.get("positionStatus", "defined")
     if status not in (*get_args(Status), "preview"):
@@ -212,7 +218,7 @@ def _parse_control(item: dict[str, Any], number: int, factors: Sequence[float], 
     elif status == "defined":
         if not isinstance(position, list) or len(position) != 3 or not all(map(_is_number, position)):
             raise InputError(f"control point {number} ('{label}') has the position {position}; three finite numbers are needed.")
-        where = cast("Position", tuple(factor * value for factor, value in zip(factors, position, strict=False)))
+        where = _to_lps([scale * value for value in position], is_ras)
     return Point(
         label=label,
         position_lps=where,
@@ -292,11 +298,11 @@ def _parse_fcsv(text: str) -> list[Point]:
     lines = list(io.StringIO(text, newline=""))
     header = list(itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), lines))
     columns: tuple[str, ...] = ()
-    signs = TO_LPS["RAS"]
+    is_ras = True
     for line in header:
         key, _, value = (part.strip() for part in line[1:].partition("="))
         if key.lower() == "coordinatesystem":
-            signs = _signs(value)
+            is_ras = _is_ras(value)
         elif key.lower() == "columns":
             columns = tuple(name.strip() for name in value.split(","))
         elif key.lower() == "markups fiducial file version":
@@ -306,22 +312,20 @@ def _parse_fcsv(text: str) -> list[Point]:
     for row in rows:
         if row and any(row) and not row[0].startswith("#"):
             layout = columns or (FCSV_COLUMNS if len(row) > len(OLD_FCSV_COLUMNS) else OLD_FCSV_COLUMNS)
-            points.append(_parse_fcsv_row(row, layout, signs, len(header) + rows.line_num))
+            points.append(_parse_fcsv_row(row, layout, is_ras, len(header) + rows.line_num))
     return points
 
 
-def _parse_fcsv_row(row: list[str], columns: tuple[str, ...], signs: Sequence[int], line: int) -> Point:
+def _parse_fcsv_row(row: list[str], columns: tuple[str, ...], is_ras: bool, line: int) -> Point:
     cells = dict(zip(columns, row, strict=False))
     status: Status = "defined"
     if columns == FCSV_COLUMNS and len(row) > FCSV_STATUS_COLUMN:
         names: dict[str, Status] = {str(number): name for name, number in STATUS_NUMBERS.items()}
         status = names.get(row[FCSV_STATUS_COLUMN].strip(), "undefined" if row[FCSV_STATUS_COLUMN].strip() == "1" else "defined")
-    x, y, z = (
-        sign * _number(cells.get(axis, ""), axis, line) if status == "defined" else 0.0 for axis, sign in zip("xyz", signs, strict=False)
-    )
+    position = [_number(cells.get(axis, ""), axis, line) for axis in "xyz"] if status == "defined" else None
     return Point(
         label=cells.get("label", ""),
-        position_lps=(x, y, z) if status == "defined" else None,
+        position_lps=None if position is None else _to_lps(position, is_ras),
         description=cells.get("desc", ""),
         id=cells.get("id", ""),
         status=status,

@@ -4,8 +4,9 @@ them. Nothing is matched, embedded or decided here."""
 
 from __future__ import annotations
 
+from ..images.grid import FLIP, flipped
 from .attributes import ATTRIBUTE, attribute, link, linked, set_attributes
-from .frames import FLIP, Node, flipped, from_world, pose, through, to_world
+from .frames import Node, from_world, pose, through, to_world
 from .markups import (
     CONFIDENCE,
     DEFINED,

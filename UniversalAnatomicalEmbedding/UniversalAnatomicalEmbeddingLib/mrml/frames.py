@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..images.grid import FloatArray
-
-FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+from ..images.grid import FLIP, FloatArray, flipped
 
 Node = Any
-
-
-def flipped(points: ArrayLike) -> FloatArray:
-    """RAS millimetres (N, 3) to LPS, or LPS to RAS."""
-    return np.asarray(points, dtype=np.float64).reshape(-1, 3) * [-1.0, -1.0, 1.0]
 
 
 def to_world(node: Node, points_lps: ArrayLike) -> FloatArray:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from ..images.grid import flipped
 from ..landmarks.points import Point, PointList, Position
 from ..landmarks.table import Cell, CellStatus
 from .attributes import linked
-from .frames import Node, flipped
+from .frames import Node
 
 CONFIDENCE = "confidence"
 

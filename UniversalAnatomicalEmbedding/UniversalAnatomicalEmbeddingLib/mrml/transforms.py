@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images.grid import FloatArray, Grid
+from ..images.grid import FLIP, FloatArray, Grid, flipped
 from . import frames, volumes
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def write_transform_node(node: Node, transform: Transform) -> None:
     """
     import vtk
 
-    matrix = frames._vtk(frames.FLIP @ transform.matrix @ frames.FLIP)
+    matrix = frames._vtk(FLIP @ transform.matrix @ FLIP)
     if transform.displacement is None or transform.grid is None:
         node.SetMatrixTransformFromParent(matrix)
         return
@@ -54,10 +54,10 @@ def _field(displacement: NDArray, grid: Grid) -> Any:
     image = vtk.vtkImageData()
     image.SetDimensions(grid.shape_zyx[::-1])
     image.SetSpacing(grid.spacing_xyz.tolist())
-    image.SetOrigin(frames.flipped(grid.origin)[0].tolist())
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(frames.flipped(displacement.reshape(-1, 3))), deep=True))
+    image.SetOrigin(flipped(grid.origin)[0].tolist())
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(flipped(displacement.reshape(-1, 3))), deep=True))
     direction = np.eye(4)
-    direction[:3, :3] = frames.FLIP[:3, :3] @ grid.direction
+    direction[:3, :3] = FLIP[:3, :3] @ grid.direction
     field = slicer.vtkOrientedGridTransform()
     field.SetGridDirectionMatrix(frames._vtk(direction))
     field.SetDisplacementGridData(image)

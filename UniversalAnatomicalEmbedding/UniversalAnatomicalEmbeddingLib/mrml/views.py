@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images.grid import flipped
 from ..landmarks.points import Position
 from .attributes import set_attributes
-from .frames import flipped
 
 Node = Any
 ORIENTATIONS = ("Axial", "Sagittal", "Coronal")

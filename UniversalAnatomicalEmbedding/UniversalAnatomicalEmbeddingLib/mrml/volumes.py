@@ -8,12 +8,12 @@ from typing import Any, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..images.grid import FloatArray, Grid
+from ..images.grid import FLIP, FloatArray, Grid
 from ..images.volume import DICOM_MODALITIES, Modality, Volume, from_array
 from ..system.errors import InputError
 from ..system.language import tr as _
 from .attributes import attribute, set_attributes
-from .frames import FLIP, Node, _numpy, _vtk, from_world, pose, to_world
+from .frames import Node, _numpy, _vtk, from_world, pose, to_world
 
 # --- volumes --------------------------------------------------------------------------------------------------------------------------
 
