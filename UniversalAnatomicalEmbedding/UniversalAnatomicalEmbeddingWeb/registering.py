@@ -14,7 +14,7 @@ from UniversalAnatomicalEmbeddingLib import mrml
 from UniversalAnatomicalEmbeddingLib.images.volume import Volume
 from UniversalAnatomicalEmbeddingLib.mrml import views
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions, Stage
-from UniversalAnatomicalEmbeddingLib.registration import Transform, read_transform, write_transform
+from UniversalAnatomicalEmbeddingLib.registration import Transform, expected_error, read_transform, support, write_transform
 from UniversalAnatomicalEmbeddingLib.system.errors import InputError
 from UniversalAnatomicalEmbeddingLib.workbench import registration_job
 from UniversalAnatomicalEmbeddingLib.workbench.readiness import duration
@@ -185,16 +185,9 @@ def _preview(snapshots: list[Snapshot], transform: Transform) -> Volume:
 
 def figures(report: dict[str, Any], fixed: str, moving: str) -> dict[str, str]:
     """What a person needs to know of a registration: the expected error first."""
-    error = report["expected_tre_mm"]
-    told = [f"{report['inliers']} of {report['pairs']} pairs agree"]
-    if report["fre_mm"] is not None:
-        told.append(f"to {report['fre_mm']:.1f} mm")
-    if report["stage"] == "deformable":
-        told.append(f"{100 * report['folding']:.2f} % of the field folds")
-    told.append(duration(report["seconds"]))
     return {
         "title": f"{moving} on {fixed}",
-        "error": "expected error not known" if error is None else f"expected error {error:.1f} mm",
-        "details": ", ".join(told),
+        "error": expected_error(report),
+        "details": f"{support(report)}, {duration(report['seconds'])}",
         "note": report["note"],
     }

@@ -1,4 +1,4 @@
-"""A row of axial, coronal and sagittal views for each scan, in a view group of its own."""
+"""A row of axial, sagittal and coronal views for each scan, in a view group of its own."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from trame_client.widgets import html
 from trame_slicer.rca_view import RemoteSliceViewFactory
 from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
 
-ORIENTATIONS = ("Axial", "Coronal", "Sagittal")
+from UniversalAnatomicalEmbeddingLib.mrml.views import ORIENTATIONS, view_group, view_tag
+
 # Letters at the left, right, top and bottom edge of a view; the patient's right is on the left of axial and coronal views.
-EDGES = {"Axial": "RLAP", "Coronal": "RLSI", "Sagittal": "APSI"}
+EDGES = {"Axial": "RLAP", "Sagittal": "APSI", "Coronal": "RLSI"}
 ZOOMING = ("RightButtonPressEvent", "MiddleButtonPressEvent")
 QUALITY = 92
 FRAMES_PER_SECOND = 25
-FIRST_GROUP = 100
 PRESETS: dict[str, dict[str, tuple[float, float]]] = {
     "ct": {
         "Soft tissue": (400, 40),
@@ -105,8 +105,8 @@ class Rows:
     def _make(self) -> Row:
         number = self._made
         self._made += 1
-        views = {f"UAE{number + 1}{orientation}": orientation for orientation in ORIENTATIONS}
-        return Row(number, "", {tag: self._view(tag, orientation, FIRST_GROUP + number) for tag, orientation in views.items()})
+        views = {view_tag(number, orientation): orientation for orientation in ORIENTATIONS}
+        return Row(number, "", {tag: self._view(tag, orientation, view_group(number)) for tag, orientation in views.items()})
 
     def _view(self, tag: str, orientation: Any, group: int) -> Any:
         properties = ViewProps(label=tag, orientation=orientation, group=group, color="#6fb1c4")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,3 +64,10 @@ def test_matches_and_landmarks_have_their_colours(scene: Any) -> None:
 def test_a_view_is_called_by_its_row_and_orientation(scene: Any) -> None:
     tags = {views.view_tag(row, orientation) for row in range(3) for orientation in views.ORIENTATIONS}
     assert len(tags) == 9 and all(tag.isalnum() for tag in tags)
+
+
+def test_the_views_of_both_faces_are_named_and_ordered_in_one_place() -> None:
+    package = Path(views.__file__).parents[2]
+    assert [views.view_group(row) for row in (0, 1)] == [100, 101]
+    named = {p.name for p in package.rglob("*.py") if re.search('ORIENTATIONS( =|: )|f"UAE', p.read_text(encoding="utf-8"))}
+    assert named == {"views.py"}

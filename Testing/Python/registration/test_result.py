@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from UniversalAnatomicalEmbeddingLib.registration.result import Registration
+from UniversalAnatomicalEmbeddingLib.registration.result import Registration, outcome
 from UniversalAnatomicalEmbeddingLib.registration.transform import Transform
 
 MATRIX = np.array([[0.0, -1, 0, 10], [1, 0, 0, -20], [0, 0, 1, 5], [0, 0, 0, 1]])
@@ -40,3 +42,22 @@ def test_figures_that_are_not_known_are_none_and_the_report_is_json() -> None:
     assert report["leave_one_out_tre_mm"] == [1.0, None, 2.0, 3.0]
     assert registered().report()["leave_one_out_tre_mm"] is None and registered().report()["refined_mm"] is None
     assert "NaN" not in json.dumps(report, allow_nan=False)
+
+
+def test_the_outcome_is_one_sentence_with_the_error_first_and_its_note() -> None:
+    plain = registered(residual_mm=np.array([2.0, 2.0, 2.0, 9.0]))
+    assert outcome(plain.report()) == "Rigid from landmarks: expected error 1.5 mm, 3 of 4 pairs agree to 2.0 mm."
+    noted = registered(expected_tre_mm=np.nan, note="Too few landmarks to tell.").report() | {"fre_mm": None}
+    assert outcome(noted) == "Rigid from landmarks: expected error not known, 3 of 4 pairs agree. Too few landmarks to tell."
+
+
+def test_the_outcome_tells_what_folds_and_how_far_the_refinement_went() -> None:
+    report = registered(stage="deformable", source="embeddings", folding=0.0123, refined_mm=4.56).report()
+    assert outcome(report).startswith("Deformable from embeddings: expected error 1.5 mm, 3 of 4 pairs agree to ")
+    assert outcome(report).endswith("1.23% of the field folds, refined by mutual information, which moved the body by 4.6 mm.")
+
+
+def test_no_face_words_the_outcome_by_itself() -> None:
+    package = Path(__file__).resolve().parents[3] / "UniversalAnatomicalEmbedding"
+    worded = re.compile(r"\} pairs agree|expected (error|TRE) (\{|not)")
+    assert {p.name for p in package.rglob("*.py") if worded.search(p.read_text(encoding="utf-8"))} == {"result.py"}

@@ -295,9 +295,8 @@ def register(desk: Desk, fixed: int, moving: int) -> dict[str, Any]:
     desk.do("register")
     job = desk.logic.worker.jobs[-1]
     write_transform(Transform(TURN), job["out"])
-    report = {**REPORT, "fre_mm": 2.0, "seconds": 3.0}
     number = len(desk.logic.worker.jobs)
-    desk.logic.worker.events = [Done(number, {"report": report, "transform": "", "notice": ""})]
+    desk.logic.worker.events = [Done(number, {"report": REPORT, "transform": "", "notice": ""})]
     desk.logic.desk.poll()
     return job
 

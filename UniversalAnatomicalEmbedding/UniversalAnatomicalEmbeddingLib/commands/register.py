@@ -81,14 +81,7 @@ def _rows(result: Registration, labels: Sequence[str] | None) -> list[dict[str, 
 
 
 def _summary(result: Registration, out: Path) -> str:
-    expected = f"{result.expected_tre_mm:.1f} mm" if np.isfinite(result.expected_tre_mm) else "not known"
-    lines = [
-        f"{result.stage} from {result.source}: {int(result.inlier.sum())} of {len(result.inlier)} pairs agree, expected TRE {expected}, "
-        f"folding {100 * result.folding:.2f} %, {result.seconds:.1f} s"
-    ]
-    if result.refined_mm is not None:
-        lines.append(f"refined by mutual information: the body moved by {result.refined_mm:.1f} mm")
-    if result.note:
-        lines.append(result.note)
-    lines.append(f"wrote {out}/transform.h5, transform.tfm, registered.nii.gz, checkerboard.png and report.json")
-    return "\n".join(lines)
+    from ..registration import outcome
+
+    written = "transform.h5, transform.tfm, registered.nii.gz, checkerboard.png and report.json"
+    return f"{outcome(result.report())}\nwrote {out}/{written} after {result.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""MRML nodes to our values and back; here and nowhere else RAS becomes LPS. Nodes and scenes are
+"""MRML nodes to our values and back; the RAS of nodes becomes LPS here and nowhere else. Nodes and scenes are
 passed in, the application is never asked, and slicer and vtk are imported when a function needs
 them. Nothing is matched, embedded or decided here."""
 

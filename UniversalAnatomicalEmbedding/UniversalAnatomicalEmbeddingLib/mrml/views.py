@@ -15,8 +15,10 @@ from ..landmarks.points import Position
 from .attributes import set_attributes
 
 Node = Any
-ORIENTATIONS = ("Axial", "Sagittal", "Coronal")
-COLOURS = {"Axial": "#F34A33", "Sagittal": "#EDD54C", "Coronal": "#6EB04B"}
+COLOURS = {"Axial": "#F34A33", "Sagittal": "#EDD54C", "Coronal": "#6EB04B"}  # Slicer's
+ORIENTATIONS = tuple(COLOURS)
+"""The views of a row, from left to right, in the panel's layout and on the page."""
+FIRST_GROUP = 100
 LAYOUT_ID = 7311
 GREEN, AMBER, BLUE = (0.35, 0.85, 0.4), (1.0, 0.7, 0.0), (0.44, 0.75, 0.85)
 
@@ -185,8 +187,13 @@ def hide_overlay(scene: Any, overlay: Node) -> None:
 
 
 def view_tag(row: int, orientation: str) -> str:
-    """Name of a view of the layout; the web face makes identifiers of these, so it is letters and digits only."""
+    """Name of a view in row 0, 1, ...; the web face makes identifiers of these, so it is letters and digits only."""
     return f"UAE{row + 1}{orientation}"
+
+
+def view_group(row: int) -> int:
+    """Number of the view group of row 0, 1, ...; views of one group move together."""
+    return FIRST_GROUP + row
 
 
 def layout_xml(names: Sequence[str]) -> str:
@@ -201,7 +208,7 @@ def layout_xml(names: Sequence[str]) -> str:
                 "orientation": orientation,
                 "viewlabel": f"{name[:12]} {orientation[0]}",
                 "viewcolor": COLOURS[orientation],
-                "viewgroup": str(100 + row),
+                "viewgroup": str(view_group(row)),
             }
             for key, value in values.items():
                 ElementTree.SubElement(view, "property", name=key, action="default").text = value
@@ -227,7 +234,7 @@ def fill_layout(scene: Any, volumes: Sequence[Node]) -> None:
         for orientation in ORIENTATIONS:
             if view_tag(row, orientation) in by_name:
                 view, composite = by_name[view_tag(row, orientation)]
-                view.SetViewGroup(100 + row)
+                view.SetViewGroup(view_group(row))
                 composite.SetBackgroundVolumeID(volume.GetID())
                 bounds = [0.0] * 6
                 volume.GetRASBounds(bounds)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from .landmarks import pair_landmarks, register_landmarks
 from .register import Scan, register
-from .result import NoCommonAnatomy, Registration
+from .result import NoCommonAnatomy, Registration, expected_error, outcome, support
 from .transform import Transform, read_transform, write_transform
 
 __all__ = [
@@ -14,9 +14,12 @@ __all__ = [
     "Registration",
     "Scan",
     "Transform",
+    "expected_error",
+    "outcome",
     "pair_landmarks",
     "read_transform",
     "register",
     "register_landmarks",
+    "support",
     "write_transform",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ..images.grid import FloatArray
 from ..options import Stage
 from ..system.errors import InputError
+from ..system.language import tr as _
 from .transform import Transform
 
 Source = Literal["embeddings", "landmarks"]
@@ -67,6 +69,33 @@ class Registration:
             "matrix_fixed_to_moving_lps": self.transform.matrix.tolist(),
             "note": self.note,
         }
+
+
+def outcome(report: Mapping[str, Any]) -> str:
+    """What a person needs to know of a registration, from its :meth:`Registration.report`: one sentence, and its note."""
+    stages = {"rigid": _("Rigid"), "similarity": _("Similarity"), "affine": _("Affine"), "deformable": _("Deformable")}
+    sources = {"embeddings": _("embeddings"), "landmarks": _("landmarks")}
+    made = _("{stage} from {source}").format(stage=stages[report["stage"]], source=sources[report["source"]])
+    return f"{made}: {expected_error(report)}, {support(report)}. {report['note']}".rstrip()
+
+
+def expected_error(report: Mapping[str, Any]) -> str:
+    """The first thing to know: the expected target registration error, in words."""
+    if report["expected_tre_mm"] is None:
+        return _("expected error not known")
+    return _("expected error {error} mm").format(error=f"{report['expected_tre_mm']:.1f}")
+
+
+def support(report: Mapping[str, Any]) -> str:
+    """What speaks for and against a registration: the pairs that agree, folding, and how far the refinement went."""
+    said = [_("{inliers} of {pairs} pairs agree").format(inliers=report["inliers"], pairs=report["pairs"])]
+    if report["fre_mm"] is not None:
+        said[0] += " " + _("to {residual} mm").format(residual=f"{report['fre_mm']:.1f}")
+    if report["stage"] == "deformable":
+        said.append(_("{share} of the field folds").format(share=f"{report['folding']:.2%}"))
+    if report["refined_mm"] is not None:
+        said.append(_("refined by mutual information, which moved the body by {distance} mm").format(distance=f"{report['refined_mm']:.1f}"))
+    return ", ".join(said)
 
 
 def _known(value: float) -> float | None:

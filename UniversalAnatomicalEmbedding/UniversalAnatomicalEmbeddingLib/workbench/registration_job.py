@@ -40,14 +40,9 @@ class Outcome:
     @property
     def text(self) -> str:
         """The figures as a sentence or two."""
-        report = self.report
-        stage = {"rigid": _("Rigid"), "similarity": _("Similarity"), "affine": _("Affine"), "deformable": _("Deformable")}[report["stage"]]
-        figures = [_("{inliers} of {pairs} pairs agree").format(inliers=report["inliers"], pairs=report["pairs"])]
-        if report["expected_tre_mm"] is not None:
-            figures.append(_("expected error {error} mm").format(error=f"{report['expected_tre_mm']:.1f}"))
-        if report["stage"] == "deformable":
-            figures.append(_("{share} of the field folds").format(share=f"{report['folding']:.2%}"))
-        return " ".join(filter(None, (f"{stage}: {', '.join(figures)}.", report["note"])))
+        from ..registration.result import outcome
+
+        return outcome(self.report)
 
 
 class Registering:
