@@ -9,9 +9,14 @@ from pathlib import Path
 import torch
 import yaml
 
-from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity
-from UniversalAnatomicalEmbeddingLib.models.catalogue import sha256
-from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard, build_network, save_model
+from UniversalAnatomicalEmbeddingLib.images import Intensity
+from UniversalAnatomicalEmbeddingLib.models import (
+    Model,
+    ModelCard,
+    build_network,
+    save_model,
+    sha256,
+)
 
 
 def main() -> None:
