@@ -23,8 +23,7 @@ from PIL import Image  # noqa: E402
 from stage import ORIENTATIONS, Stage  # noqa: E402
 
 from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.images.volume import read_volume  # noqa: E402
-from UniversalAnatomicalEmbeddingLib.mrml import views  # noqa: E402
+from UniversalAnatomicalEmbeddingLib.images import read_volume  # noqa: E402
 
 SIZE = 340
 SHOWN = "carina"
@@ -55,12 +54,12 @@ def main(template: str, landmarks: str, *targets: str) -> None:
     rows = []
     for row, node in enumerate(nodes[:2]):
         for orientation in ORIENTATIONS:
-            view = stage.view(views.view_tag(row, orientation), node, orientation, 100 + row, (SIZE, SIZE))
+            view = stage.view(mrml.view_tag(row, orientation), node, orientation, 100 + row, (SIZE, SIZE))
             view.zoom(0.1)
     widget.logic.bench.refresh()
     widget.logic.bench.jump_to(key)
     for row in range(2):
-        rows.append(np.hstack([stage.image(views.view_tag(row, o)) for o in ORIENTATIONS]))
+        rows.append(np.hstack([stage.image(mrml.view_tag(row, o)) for o in ORIENTATIONS]))
     folder = REPOSITORY / "Resources" / "Screenshots"
     layout = np.vstack(rows)
     layout[SIZE - 1 : SIZE + 1] = 90

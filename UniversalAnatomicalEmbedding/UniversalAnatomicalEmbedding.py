@@ -22,16 +22,17 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
-from UniversalAnatomicalEmbeddingLib import mrml
+from UniversalAnatomicalEmbeddingLib import mrml, system
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
-from UniversalAnatomicalEmbeddingLib.system import dependencies, language
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.workbench.overlays import LiveCursor, Overlay
-from UniversalAnatomicalEmbeddingLib.workbench.preparation import Preparation
-from UniversalAnatomicalEmbeddingLib.workbench.registration_job import Registering
-from UniversalAnatomicalEmbeddingLib.workbench.workbench import Workbench
-from UniversalAnatomicalEmbeddingLib.worker.client import WorkerClient
-from UniversalAnatomicalEmbeddingLib.worker.desk import Desk
+from UniversalAnatomicalEmbeddingLib.system import InputError
+from UniversalAnatomicalEmbeddingLib.workbench import (
+    LiveCursor,
+    Overlay,
+    Preparation,
+    Registering,
+    Workbench,
+)
+from UniversalAnatomicalEmbeddingLib.worker import Desk, WorkerClient
 
 POLL_MS = 50
 CHEST_SHA256 = "4507b664690840abb6cb9af2d919377ffc4ef75b167cb6fd0f747befdb12e38e"
@@ -192,18 +193,18 @@ class UniversalAnatomicalEmbeddingWidget(ScriptedLoadableModuleWidget):
 
     def checkDependencies(self) -> None:
         """Say in the panel what has to be installed first."""
-        problems = dependencies.find_problems()
+        problems = system.find_problems()
         listed = ", ".join(str(p) for p in problems)
         self.logic.presenter.set_missing(_("Needed first: {packages}.").format(packages=listed) if problems else "")
 
     def install(self) -> None:
         """Ask once, install, look again; where that fails say how to do it without the internet."""
-        problems = dependencies.find_problems()
-        if slicer.util.confirmOkCancelDisplay(dependencies.question(problems), detailedText=dependencies.offline_text(problems)):
+        problems = system.find_problems()
+        if slicer.util.confirmOkCancelDisplay(system.question(problems), detailedText=system.offline_text(problems)):
             try:
-                dependencies.install(problems, dependencies.SlicerInstaller())
+                system.install(problems, system.SlicerInstaller())
             except InputError as error:
-                slicer.util.errorDisplay(str(error), detailedText=dependencies.offline_text(problems))
+                slicer.util.errorDisplay(str(error), detailedText=system.offline_text(problems))
             self.logic.client.restart()
         self.checkDependencies()
 
@@ -233,7 +234,7 @@ class UniversalAnatomicalEmbeddingLogic(ScriptedLoadableModuleLogic):
 
     def __init__(self, parent: Any = None, client: Any = None, report: Any = logging.exception) -> None:
         ScriptedLoadableModuleLogic.__init__(self, parent)
-        language.use(translate)
+        system.use_language(translate)
         self.model: str | None = None
         self.device = "auto"
         self.bench = Workbench(slicer.mrmlScene, report=report)
@@ -361,7 +362,7 @@ class UniversalAnatomicalEmbeddingTest(ScriptedLoadableModuleTest):
 
     def test_phantoms(self) -> None:
         """Landmarks of a phantom patient are found in another one."""
-        from UniversalAnatomicalEmbeddingLib.phantom.patient import demo_pair
+        from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
 
         pair = demo_pair(coarsening=2.0)
         template, target = (mrml.volume_to_node(slicer.mrmlScene, v) for v in (pair.template, pair.target))

@@ -29,7 +29,12 @@ from UniversalAnatomicalEmbeddingLib.matching import Calibration, Match, Searcha
 from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES
 from UniversalAnatomicalEmbeddingLib.models.model import save_model
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions, RegisterOptions
-from UniversalAnatomicalEmbeddingLib.registration import Registration, Scan, read_transform, register
+from UniversalAnatomicalEmbeddingLib.registration import (
+    Registration,
+    Scan,
+    read_transform,
+    register_scans,
+)
 from UniversalAnatomicalEmbeddingLib.session import Session
 from UniversalAnatomicalEmbeddingLib.system.diagnostics import probe_device
 from UniversalAnatomicalEmbeddingLib.system.progress import silent
@@ -193,7 +198,7 @@ def registered(device: str, options: RegisterOptions) -> Registration:
         Scan(Volume(np.zeros(g.shape_zyx, np.int16), g, "ct", s.embedding.name), on(device, s))
         for g, s in zip(grids, (FIXED, MOVING), strict=True)
     )
-    return register(fixed, moving, lambda volume: moving.searchable, options)
+    return register_scans(fixed, moving, lambda volume: moving.searchable, options)
 
 
 @pytest.mark.parametrize("stage", ["rigid", "affine", "deformable"])

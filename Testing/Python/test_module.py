@@ -726,7 +726,7 @@ def test_everything_that_the_panel_says_goes_through_the_translation(tmp_path: P
         panel.logic.accept("20.0", b)
     assert not re.search("[a-z]", str(error.value))
     panel.widget.cleanup()
-    language.use(language.english)
+    language.use_language(language.english)
 
 
 # --- console, scenes ------------------------------------------------------------------------------------------------------------------

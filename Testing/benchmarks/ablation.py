@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib.embedding.embedding import Embedding
+from UniversalAnatomicalEmbeddingLib.embedding import Embedding
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
-from UniversalAnatomicalEmbeddingLib.models.model import Model
+from UniversalAnatomicalEmbeddingLib.models import Model
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.report.evaluation import evaluate, read_pairs
+from UniversalAnatomicalEmbeddingLib.report import evaluate, read_pairs
 from UniversalAnatomicalEmbeddingLib.session import Session
-from UniversalAnatomicalEmbeddingLib.system.progress import silent
+from UniversalAnatomicalEmbeddingLib.system import silent
 
 PLAIN, GUIDED, FIXED = MatchOptions(exact=True), MatchOptions(), MatchOptions(method="fixed-point")
 

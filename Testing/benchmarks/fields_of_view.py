@@ -41,9 +41,8 @@ from fields_of_view_table import Queries, table
 
 from training.measure.known_warp import Warp
 from UniversalAnatomicalEmbeddingLib import Session, read_volume
-from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray, Grid
-from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume
-from UniversalAnatomicalEmbeddingLib.landmarks.points import read_points
+from UniversalAnatomicalEmbeddingLib.images import FloatArray, Grid, Modality, Volume
+from UniversalAnatomicalEmbeddingLib.landmarks import read_points
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 
 MARGIN_MM = 4.0  # a present point lies this deep in the field of view

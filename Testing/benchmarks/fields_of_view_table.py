@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from shown_scan import Mask
 
-from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray
+from UniversalAnatomicalEmbeddingLib.images import FloatArray
 
 WITHIN_MM = 10.0
 JUDGED_MM = 100.0

@@ -14,8 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from training.measure.known_warp import warped_pair
-from UniversalAnatomicalEmbeddingLib.images.volume import read_volume, write_volume
-from UniversalAnatomicalEmbeddingLib.landmarks.points import Point, PointList, write_points
+from UniversalAnatomicalEmbeddingLib.images import read_volume, write_volume
+from UniversalAnatomicalEmbeddingLib.landmarks import Point, PointList, write_points
 
 
 def main() -> None:

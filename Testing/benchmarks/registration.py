@@ -28,15 +28,20 @@ import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
 from UniversalAnatomicalEmbeddingLib import Session
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.modality import identify, modality_of
-from UniversalAnatomicalEmbeddingLib.images.preprocess import to_canonical
-from UniversalAnatomicalEmbeddingLib.images.search_space import anatomy_voxels
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume, to_sitk
-from UniversalAnatomicalEmbeddingLib.landmarks.points import read_points
+from UniversalAnatomicalEmbeddingLib.images import (
+    Grid,
+    Volume,
+    anatomy_voxels,
+    identify,
+    modality_of,
+    read_volume,
+    to_canonical,
+    to_sitk,
+)
+from UniversalAnatomicalEmbeddingLib.landmarks import read_points
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
-from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register
+from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register_scans
 
 SUITE = Path(__file__).with_suffix(".json")
 LARGEST = {"moderate": (20.0, 30.0), "hard": (40.0, 100.0)}
@@ -143,7 +148,7 @@ def run_ours(name: str, case: Case, embedder: Embedder) -> tuple[Mapping, dict]:
     fixed, moving = (Scan(volume, embedder(volume)) for volume in (case.fixed, case.moving))
     embedder.spared[:] = 0
     start = clock()
-    result = register(fixed, moving, embedder, OURS[name])
+    result = register_scans(fixed, moving, embedder, OURS[name])
     wall, cpu = clock() - start + embedder.spared
     figures = {
         "expected_tre_mm": result.expected_tre_mm,

@@ -26,17 +26,17 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "parity"))
 import published
 
-from UniversalAnatomicalEmbeddingLib.embedding.embedding import Embedding, embed_image
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.preprocess import approximate_body, scale_intensity
-from UniversalAnatomicalEmbeddingLib.matching import match_points
-from UniversalAnatomicalEmbeddingLib.matching.nearest import find_peaks
-from UniversalAnatomicalEmbeddingLib.matching.searchable import Searchable
-from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard, build_network
-from UniversalAnatomicalEmbeddingLib.models.published import RELEASED_INTENSITY
-from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
-from UniversalAnatomicalEmbeddingLib.networks.fold import fold_batch_norm
-from UniversalAnatomicalEmbeddingLib.phantom.patient import make_patient, render
+from UniversalAnatomicalEmbeddingLib.embedding import Embedding, embed_image
+from UniversalAnatomicalEmbeddingLib.images import Grid, approximate_body, scale_intensity
+from UniversalAnatomicalEmbeddingLib.matching import Searchable, find_peaks, match_points
+from UniversalAnatomicalEmbeddingLib.models import (
+    RELEASED_INTENSITY,
+    Model,
+    ModelCard,
+    build_network,
+)
+from UniversalAnatomicalEmbeddingLib.networks import Embedder, fold_batch_norm
+from UniversalAnatomicalEmbeddingLib.phantom import make_patient, render
 
 THREADS = 2
 SIZES = {"tile": (80, 160, 160), "volume": (350, 200, 200), "click": (352, 208, 208)}

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from shown_scan import AIR_HU, GAS_HU, SPACING_MM, Mask, Scan, limits, lungs, resampled
 
-from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray, Grid
+from UniversalAnatomicalEmbeddingLib.images import FloatArray, Grid
 
 Way = Callable[[Scan, np.random.Generator], Scan]
 

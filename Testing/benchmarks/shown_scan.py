@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray, Grid
-from UniversalAnatomicalEmbeddingLib.images.preprocess import to_canonical
-from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume
+from UniversalAnatomicalEmbeddingLib.images import FloatArray, Grid, Modality, Volume, to_canonical
 
 Mask = NDArray[np.bool_]
 Mapping = Callable[[FloatArray], FloatArray]

@@ -13,8 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume
+from UniversalAnatomicalEmbeddingLib.images import Grid, Volume
 from UniversalAnatomicalEmbeddingLib.session import Session
 
 THREADS = 2

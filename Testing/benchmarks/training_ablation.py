@@ -32,10 +32,10 @@ from training.batches.data import PairDataModule
 from training.learning.losses import ContrastOptions, SemanticOptions
 from training.learning.modules import SelfSupervisedModule
 from training.measure.evaluate import Case, known_warp_cases, session_errors
-from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
-from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard
-from UniversalAnatomicalEmbeddingLib.networks.compact import Compact
-from UniversalAnatomicalEmbeddingLib.report.evaluation import evaluate, read_pairs
+from UniversalAnatomicalEmbeddingLib.images import read_volume
+from UniversalAnatomicalEmbeddingLib.models import Model, ModelCard
+from UniversalAnatomicalEmbeddingLib.networks import Compact
+from UniversalAnatomicalEmbeddingLib.report import evaluate, read_pairs
 
 NETWORK = {"widths": (16, 32, 64, 88), "blocks": (1, 1, 1), "fine_blocks": 1, "semantic_channels": 64}
 VIEW = (96, 96, 128)

@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "Python"))
 from browser import Page, Server, browsing, chromium_running, serving
 
-from UniversalAnatomicalEmbeddingLib.images.volume import write_volume
-from UniversalAnatomicalEmbeddingLib.phantom.patient import demo_pair
+from UniversalAnatomicalEmbeddingLib.images import write_volume
+from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
 
 CLICKS = 50
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
-_PUBLIC = {
-    "Cache": "embedding.cache",
-    "Grid": "images.grid",
-    "InputError": "system.errors",
-    "MatchOptions": "options",
-    "Point": "landmarks.points",
-    "PointList": "landmarks.points",
-    "Session": "session",
-    "Volume": "images.volume",
-    "load_model": "models.model",
-    "read_points": "landmarks.points",
-    "read_volume": "images.volume",
-    "write_points": "landmarks.points",
-}
-__all__ = list(_PUBLIC)
+from .system.doors import open_door
+
+if TYPE_CHECKING:
+    from .images import Grid, Volume, read_volume
+    from .landmarks import Point, PointList, read_points, write_points
+    from .options import MatchOptions, RegisterOptions
+    from .registration import write_transform
+    from .session import Session
+    from .system import InputError
+
+__all__, __getattr__ = open_door(__name__)
 __version__ = "0.1.0"
 
 # A room or file imports only from those before it in this list, and files of one room from each other.
@@ -41,9 +36,3 @@ ROOMS = (
     "workbench",
     "commands",
 )
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -22,7 +22,7 @@ from .matching.guide import guide_between
 from .models.model import Model, ModelCard, load_model
 from .networks.fold import fold_batch_norm
 from .options import MatchOptions, RegisterOptions
-from .registration import Registration, Scan, register, register_landmarks
+from .registration import Registration, Scan, register_landmarks, register_scans
 from .system.errors import InputError
 from .system.progress import Progress, check, part, silent
 
@@ -115,7 +115,7 @@ class Session:
         check(cancel)
         fixed_scan = Scan(fixed, self.embed(fixed, part(progress, 0.0, 0.25), cancel))
         moving_scan = Scan(moving, self.embed(moving, part(progress, 0.25, 0.5), cancel))
-        return register(fixed_scan, moving_scan, self._embed_unstored, options, part(progress, 0.5, 1.0), cancel)
+        return register_scans(fixed_scan, moving_scan, self._embed_unstored, options, part(progress, 0.5, 1.0), cancel)
 
     def _embed_unstored(self, volume: Volume) -> Searchable:
         """Embed an intermediate image; it is not worth a place in the cache."""

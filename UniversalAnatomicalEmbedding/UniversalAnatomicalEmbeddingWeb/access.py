@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from aiohttp import web
 from wslink.websocket import LinkProtocol
 
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN = 16

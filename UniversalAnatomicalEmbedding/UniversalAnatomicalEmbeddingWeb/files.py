@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from UniversalAnatomicalEmbeddingLib.images.volume import EXTENSIONS
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.images import EXTENSIONS
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 LANDMARKS = (".mrk.json", ".fcsv", ".csv")
 LONGEST_NAME = 100

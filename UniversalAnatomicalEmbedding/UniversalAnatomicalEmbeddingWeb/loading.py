@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from UniversalAnatomicalEmbeddingLib import mrml
-from UniversalAnatomicalEmbeddingLib.images.modality import identify
-from UniversalAnatomicalEmbeddingLib.images.volume import Modality, Volume, read_volume, require_3d
-from UniversalAnatomicalEmbeddingLib.landmarks.points import write_points
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.images import (
+    Modality,
+    Volume,
+    identify,
+    read_volume,
+    require_3d,
+)
+from UniversalAnatomicalEmbeddingLib.landmarks import write_points
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 from . import state
 from .files import LANDMARKS, Root, Uploads
@@ -72,7 +77,7 @@ class Loading:
 
     async def open_demo(self) -> None:
         """Two made-up patients."""
-        from UniversalAnatomicalEmbeddingLib.phantom.patient import demo_pair
+        from UniversalAnatomicalEmbeddingLib.phantom import demo_pair
 
         with _opening(self.logic, "two made-up patients"):
             pair = await asyncio.to_thread(demo_pair)

@@ -9,11 +9,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.workbench.preparation import Loader, Preparation
-from UniversalAnatomicalEmbeddingLib.workbench.workbench import Workbench
-from UniversalAnatomicalEmbeddingLib.worker.client import WorkerClient
-from UniversalAnatomicalEmbeddingLib.worker.desk import Desk
+from UniversalAnatomicalEmbeddingLib.system import InputError
+from UniversalAnatomicalEmbeddingLib.workbench import Loader, Preparation, Workbench
+from UniversalAnatomicalEmbeddingLib.worker import Desk, WorkerClient
 
 from . import state
 from .files import Root, Uploads

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from UniversalAnatomicalEmbeddingLib.workbench.presenter import Presenter
-from UniversalAnatomicalEmbeddingLib.workbench.workbench import Workbench
-from UniversalAnatomicalEmbeddingLib.worker.desk import Desk
+from UniversalAnatomicalEmbeddingLib.workbench import Presenter, Workbench
+from UniversalAnatomicalEmbeddingLib.worker import Desk
 
 from .options import ServeOptions
 from .rows import Rows

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib import mrml
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume
-from UniversalAnatomicalEmbeddingLib.mrml import views
+from UniversalAnatomicalEmbeddingLib import mrml, workbench
+from UniversalAnatomicalEmbeddingLib.images import Volume
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions, Stage
-from UniversalAnatomicalEmbeddingLib.registration import Transform, expected_error, read_transform, support, write_transform
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.workbench import registration_job
-from UniversalAnatomicalEmbeddingLib.workbench.readiness import duration
-from UniversalAnatomicalEmbeddingLib.workbench.scans import Snapshot
-from UniversalAnatomicalEmbeddingLib.worker import client
+from UniversalAnatomicalEmbeddingLib.registration import (
+    Transform,
+    expected_error,
+    read_transform,
+    support,
+    write_transform,
+)
+from UniversalAnatomicalEmbeddingLib.system import InputError
+from UniversalAnatomicalEmbeddingLib.workbench import Snapshot, duration
+from UniversalAnatomicalEmbeddingLib.worker import Event, Failed
 
 if TYPE_CHECKING:
     from .page import Page
@@ -41,7 +44,7 @@ class Result:
     pictures: dict[str, Any]
 
 
-class Registering(registration_job.Registering):
+class Registering(workbench.Registering):
     """The section of the panel. The moving scan stays where it is in the scene: its rows and landmarks are not turned under a reader's eyes."""
 
     def __init__(self, logic: Page, folder: Path) -> None:
@@ -104,10 +107,10 @@ class Registering(registration_job.Registering):
         if what not in SHOWN or self.result is None:
             return
         for node in self.result.pictures.values():
-            views.hide_overlay(self.logic.scene, node)
+            mrml.hide_overlay(self.logic.scene, node)
         if what != "off":
             self.logic.tools.stop_overlay()
-            views.show_overlay(self.logic.scene, self.result.pictures[what], self.bench.scans.node(self.result.fixed), self._fade)
+            mrml.show_overlay(self.logic.scene, self.result.pictures[what], self.bench.scans.node(self.result.fixed), self._fade)
         self._shown = what
         self.logic.refresh()
 
@@ -133,9 +136,9 @@ class Registering(registration_job.Registering):
         self._say("Drawing")
         self.logic.later(self._draw(read_transform(out), fixed.GetID(), moving.GetID(), snapshots, result["report"]))
 
-    def _heard(self, fixed: Any, moving: Any, snapshots: list[Snapshot], out: Path, event: client.Event) -> None:
+    def _heard(self, fixed: Any, moving: Any, snapshots: list[Snapshot], out: Path, event: Event) -> None:
         super()._heard(fixed, moving, snapshots, out, event)
-        if isinstance(event, client.Failed):
+        if isinstance(event, Failed):
             self._say("")
             self.logic.tell(event.sentence, "error")
 
@@ -153,7 +156,7 @@ class Registering(registration_job.Registering):
             self._say("")
 
     def _picture(self, preview: Volume, snapshot: Snapshot, fixed: str, moving: str) -> Any:
-        node = views.passing_node(self.logic.scene, "vtkMRMLScalarVolumeNode", "Registered")
+        node = mrml.passing_node(self.logic.scene, "vtkMRMLScalarVolumeNode", "Registered")
         mrml.write_overlay(node, preview.array, preview.grid, self.bench.scans.node(fixed), snapshot.pose)
         node.CreateDefaultDisplayNodes()
         window = self.bench.scans.node(moving).GetDisplayNode()
@@ -175,7 +178,7 @@ class Registering(registration_job.Registering):
         result, self.result, self._shown = self.result, None, "off"
         if result is not None:
             for node in result.pictures.values():
-                views.hide_overlay(self.logic.scene, node)
+                mrml.hide_overlay(self.logic.scene, node)
                 self.logic.scene.RemoveNode(node)
 
 

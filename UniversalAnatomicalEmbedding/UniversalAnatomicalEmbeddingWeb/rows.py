@@ -11,7 +11,7 @@ from trame_client.widgets import html
 from trame_slicer.rca_view import RemoteSliceViewFactory
 from trame_slicer.views import ViewLayoutDefinition, ViewProps, ViewType
 
-from UniversalAnatomicalEmbeddingLib.mrml.views import ORIENTATIONS, view_group, view_tag
+from UniversalAnatomicalEmbeddingLib.mrml import ORIENTATIONS, view_group, view_tag
 
 # Letters at the left, right, top and bottom edge of a view; the patient's right is on the left of axial and coronal views.
 EDGES = {"Axial": "RLAP", "Sagittal": "APSI", "Coronal": "RLSI"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from UniversalAnatomicalEmbeddingLib.landmarks.table import Cell
-from UniversalAnatomicalEmbeddingLib.workbench.presenter import Gate, Presenter
+from UniversalAnatomicalEmbeddingLib.landmarks import Cell
+from UniversalAnatomicalEmbeddingLib.workbench import Gate, Presenter
 
 GATES = ("place", "match", "search", "overlay", "accept", "reject", "delete", "export")
 SHORTCUTS = (

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from UniversalAnatomicalEmbeddingLib.mrml import views
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.workbench.overlays import LiveCursor, Overlay
+from UniversalAnatomicalEmbeddingLib import mrml
+from UniversalAnatomicalEmbeddingLib.system import InputError
+from UniversalAnatomicalEmbeddingLib.workbench import LiveCursor, Overlay
 
 if TYPE_CHECKING:
     from .page import Page
@@ -51,7 +51,7 @@ class Tools:
         gate = self.logic.presenter.can_place
         if not gate.enabled:
             raise InputError(gate.reason)
-        views.start_placing(self._scene, self.logic.bench.placing_list())
+        mrml.start_placing(self._scene, self.logic.bench.placing_list())
 
     def window(self) -> None:
         """Drag to change window and level; pressed again: stop."""
@@ -60,7 +60,7 @@ class Tools:
 
     def escape(self) -> None:
         """Back to the plain mouse."""
-        views.stop_placing(self._scene)
+        mrml.stop_placing(self._scene)
 
     def cursor(self) -> None:
         """The other scans follow Shift and the mouse; pressed again: stop."""

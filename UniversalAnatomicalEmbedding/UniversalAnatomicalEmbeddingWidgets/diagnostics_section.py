@@ -7,8 +7,8 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from UniversalAnatomicalEmbeddingLib.system import diagnostics
-from UniversalAnatomicalEmbeddingLib.worker.client import Done, Failed
+from UniversalAnatomicalEmbeddingLib import system
+from UniversalAnatomicalEmbeddingLib.worker import Done, Failed
 
 
 class DiagnosticsSection:
@@ -24,13 +24,13 @@ class DiagnosticsSection:
 
     def text(self) -> str:
         """The report."""
-        found = self.found or {"versions": diagnostics.versions()}
+        found = self.found or {"versions": system.versions()}
         try:
-            from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache, default_folder
+            from UniversalAnatomicalEmbeddingLib.embedding import Cache, default_folder
         except ImportError:  # torch is not installed yet, so there are no embeddings either
-            return diagnostics.diagnostics_text(found, "-", [], 0, self.logic.client.log())
+            return system.diagnostics_text(found, "-", [], 0, self.logic.client.log())
         cache = Cache(default_folder())
-        return diagnostics.diagnostics_text(found, str(cache.folder), cache.entries(), cache.cap_bytes, self.logic.client.log())
+        return system.diagnostics_text(found, str(cache.folder), cache.entries(), cache.cap_bytes, self.logic.client.log())
 
     def show(self) -> None:
         """Write the report into the panel."""
@@ -46,7 +46,7 @@ class DiagnosticsSection:
     def onClear(self) -> None:
         """Delete all stored embeddings; those in use stay in memory."""
         with self.panel.shown(_("The cache cannot be cleared.")):
-            from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache, default_folder
+            from UniversalAnatomicalEmbeddingLib.embedding import Cache, default_folder
 
             Cache(default_folder()).clear()
             self.show()

@@ -8,8 +8,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from UniversalAnatomicalEmbeddingLib.mrml import views
-from UniversalAnatomicalEmbeddingLib.workbench.workbench import EXPORTS
+from UniversalAnatomicalEmbeddingLib import mrml
+from UniversalAnatomicalEmbeddingLib.workbench import EXPORTS
 
 from .tables import enable, put, resize, silenced
 
@@ -80,9 +80,9 @@ class LandmarkSection:
 
     def onPlace(self, on: bool) -> None:
         if on:
-            self._do(lambda: views.start_placing(slicer.mrmlScene, self.bench.placing_list()))
-        elif views.is_placing(slicer.mrmlScene, self.bench.lists.template):
-            views.stop_placing(slicer.mrmlScene)
+            self._do(lambda: mrml.start_placing(slicer.mrmlScene, self.bench.placing_list()))
+        elif mrml.is_placing(slicer.mrmlScene, self.bench.lists.template):
+            mrml.stop_placing(slicer.mrmlScene)
 
     # --- review ------------------------------------------------------------------------------------------------------------------------
 
@@ -172,7 +172,7 @@ class LandmarkSection:
     def refreshPlacing(self) -> None:
         """The button is pressed as long as clicks place landmarks, whoever started or ended that."""
         with silenced(self.ui.placeButton):
-            self.ui.placeButton.setChecked(views.is_placing(slicer.mrmlScene, self.bench.lists.template))
+            self.ui.placeButton.setChecked(mrml.is_placing(slicer.mrmlScene, self.bench.lists.template))
 
     def _refreshTable(self) -> None:
         presenter, table = self.presenter, self.ui.landmarkTable

@@ -8,7 +8,7 @@ from typing import Any
 
 import qt
 
-from UniversalAnatomicalEmbeddingLib.workbench.presenter import Gate
+from UniversalAnatomicalEmbeddingLib.workbench import Gate
 
 COLOURS = {
     "found": (70, 190, 90, 70),

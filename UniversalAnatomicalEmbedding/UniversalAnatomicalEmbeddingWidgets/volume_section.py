@@ -10,12 +10,11 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from UniversalAnatomicalEmbeddingLib.models.choices import ModelChoice, model_choices
-from UniversalAnatomicalEmbeddingLib.mrml import views
-from UniversalAnatomicalEmbeddingLib.system import diagnostics
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.workbench.presenter import Gate
-from UniversalAnatomicalEmbeddingLib.worker.client import Done, Failed, Progress
+from UniversalAnatomicalEmbeddingLib import mrml, system
+from UniversalAnatomicalEmbeddingLib.models import ModelChoice, model_choices
+from UniversalAnatomicalEmbeddingLib.system import InputError
+from UniversalAnatomicalEmbeddingLib.workbench import Gate
+from UniversalAnatomicalEmbeddingLib.worker import Done, Failed, Progress
 
 from .tables import enable, put, resize, silenced
 
@@ -74,14 +73,14 @@ class VolumeSection:
                 self.ui.deviceSelector.addItem(title)
             self.ui.deviceSelector.setCurrentIndex(at)
         self.logic.device = self.devices[at]
-        torch = diagnostics.versions()["torch"]
+        torch = system.versions()["torch"]
         self.ui.torchLabel.setText(f"torch {torch}" if torch else _("torch is not installed"))
 
     def listDevices(self) -> None:
         """List what torch sees, once it is loaded (by the first embedding); whether it works is what "Test devices" finds out."""
         if sys.modules.get("torch") and not self._devicesListed:
             self._devicesListed = True
-            self.fillDevices([{"device": d, "title": _("not tested"), "ok": d != "cpu"} for d in diagnostics.devices()])
+            self.fillDevices([{"device": d, "title": _("not tested"), "ok": d != "cpu"} for d in system.devices()])
 
     def onTemplate(self, node: Any) -> None:
         if node is not None and node.GetID() in self.presenter.volumes:
@@ -142,7 +141,7 @@ class VolumeSection:
 
     def onLayout(self) -> None:
         with self.panel.shown(_("The layout cannot be shown.")):
-            views.use_layout(slicer.mrmlScene, [self.logic.bench.scans.node(v) for v in self.presenter.used])
+            mrml.use_layout(slicer.mrmlScene, [self.logic.bench.scans.node(v) for v in self.presenter.used])
             self.logic.bench.refresh()
 
     # --- what is shown -----------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity
+from UniversalAnatomicalEmbeddingLib.images import Intensity
 
 from ..scans.common_points import both_ways, read_common_points
 from ..scans.labels import LabelTable

@@ -9,8 +9,8 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
-from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard
-from UniversalAnatomicalEmbeddingLib.report.evaluation import evaluate, read_pairs, summarise
+from UniversalAnatomicalEmbeddingLib.models import Model, ModelCard
+from UniversalAnatomicalEmbeddingLib.report import evaluate, read_pairs, summarise
 from UniversalAnatomicalEmbeddingLib.session import Session
 
 FIGURES = ("median_mm", "mean_mm", "p95_mm", "cpm10")

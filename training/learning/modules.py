@@ -15,13 +15,21 @@ import lightning as L
 import torch
 from torch import Generator, Tensor
 
-from UniversalAnatomicalEmbeddingLib.networks.embedder import Embedder
+from UniversalAnatomicalEmbeddingLib.networks import Embedder
 
 from ..batches.augment import ViewParameters, cut_view
 from ..batches.places import Example, PlaceOptions, Places
 from ..batches.sampling import sample_descriptors
 from ..scans.scan import Scan, place
-from .losses import Bank, ContrastOptions, PairDescriptors, SemanticOptions, offered, sam_losses, semantic_loss
+from .losses import (
+    Bank,
+    ContrastOptions,
+    PairDescriptors,
+    SemanticOptions,
+    offered,
+    sam_losses,
+    semantic_loss,
+)
 from .parallel import gathered, processes, total
 from .weights import load_initial
 

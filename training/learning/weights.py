@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from UniversalAnatomicalEmbeddingLib.models.model import load_model
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.models import load_model
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 CHECKPOINTS = {".ckpt", ".pt", ".pth"}
 MAY_BE_NEW = ("semantic_head.", "merge0.")

@@ -9,9 +9,9 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume
-from UniversalAnatomicalEmbeddingLib.landmarks.points import PointList
-from UniversalAnatomicalEmbeddingLib.models.model import Model
+from UniversalAnatomicalEmbeddingLib.images import Volume
+from UniversalAnatomicalEmbeddingLib.landmarks import PointList
+from UniversalAnatomicalEmbeddingLib.models import Model
 from UniversalAnatomicalEmbeddingLib.session import Session
 
 from .known_warp import warped_pair

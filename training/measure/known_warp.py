@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.modality import identify
-from UniversalAnatomicalEmbeddingLib.images.preprocess import to_canonical
-from UniversalAnatomicalEmbeddingLib.images.search_space import anatomy_voxels
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume
+from UniversalAnatomicalEmbeddingLib.images import (
+    Grid,
+    Volume,
+    anatomy_voxels,
+    identify,
+    to_canonical,
+)
 
 POINTS = 100
 WARP_SD_MM = 6.0

@@ -10,9 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.volume import EXTENSIONS, Volume, read_volume
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.images import EXTENSIONS, Grid, Volume, read_volume
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 from ..scans.labels import read_table
 

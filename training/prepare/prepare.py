@@ -19,13 +19,21 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.modality import identify
-from UniversalAnatomicalEmbeddingLib.images.preprocess import PREPROCESS_VERSION, to_canonical
-from UniversalAnatomicalEmbeddingLib.images.search_space import approximate_anatomy, bounding_box, cell_means, search_space
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume, require_3d, write_volume
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.system.files import sha256_of, write_atomically
+from UniversalAnatomicalEmbeddingLib.images import (
+    PREPROCESS_VERSION,
+    Grid,
+    Volume,
+    approximate_anatomy,
+    bounding_box,
+    cell_means,
+    find_search_space,
+    identify,
+    read_volume,
+    require_3d,
+    to_canonical,
+    write_volume,
+)
+from UniversalAnatomicalEmbeddingLib.system import InputError, sha256_of, write_atomically
 
 from ..scans.labels import LabelTable, read_table
 from ..scans.tissue import tissue_labels
@@ -174,7 +182,7 @@ def convert(source: Source, folder: Path) -> Row:
         raise InputError(f"no body of at least {SMALLEST_BODY_ML:g} ml was found in it as {modality}.")
     path, labels = source.path, str(source.labels[0]) if source.labels else ""
     if not source.canonical:
-        box, _ = bounding_box(search_space(means, modality, cell_mm), image.shape, CELL)
+        box, _ = bounding_box(find_search_space(means, modality, cell_mm), image.shape, CELL)
         image = np.ascontiguousarray(image[box])
         grid = grid.cropped([part.start for part in box], image.shape)
         path, labels = folder / f"{source.name}.nii.gz", ""

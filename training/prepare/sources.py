@@ -11,8 +11,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from UniversalAnatomicalEmbeddingLib.images.volume import EXTENSIONS
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.images import EXTENSIONS
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 MAX_MISALIGNMENT_MM = 8.0
 LABEL_FOLDER = "segmentations"

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from UniversalAnatomicalEmbeddingLib.models.model import Model, load_model, save_model
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.models import Model, load_model, save_model
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from UniversalAnatomicalEmbeddingLib.embedding.cache import Cache, default_folder
-from UniversalAnatomicalEmbeddingLib.matching.confidence import Calibration, probability
-from UniversalAnatomicalEmbeddingLib.models.model import Model, load_model, save_model
+from UniversalAnatomicalEmbeddingLib.embedding import Cache, default_folder
+from UniversalAnatomicalEmbeddingLib.matching import Calibration, probability
+from UniversalAnatomicalEmbeddingLib.models import Model, load_model, save_model
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 from UniversalAnatomicalEmbeddingLib.session import Session
 

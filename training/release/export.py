@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity
-from UniversalAnatomicalEmbeddingLib.models.model import Model, ModelCard, build_network, save_model
-from UniversalAnatomicalEmbeddingLib.system.files import sha256, write_atomically
+from UniversalAnatomicalEmbeddingLib.images import Intensity
+from UniversalAnatomicalEmbeddingLib.models import Model, ModelCard, build_network, save_model
+from UniversalAnatomicalEmbeddingLib.system import sha256, write_atomically
 
 
 def main() -> None:

@@ -15,12 +15,17 @@ import lightning as L
 import numpy as np
 import torch
 
-from UniversalAnatomicalEmbeddingLib.images.modality import identify
-from UniversalAnatomicalEmbeddingLib.images.preprocess import Intensity, to_canonical
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume, write_volume
-from UniversalAnatomicalEmbeddingLib.landmarks.points import PointList, read_points
-from UniversalAnatomicalEmbeddingLib.models.model import Model, load_model, save_model
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.images import (
+    Intensity,
+    Volume,
+    identify,
+    read_volume,
+    to_canonical,
+    write_volume,
+)
+from UniversalAnatomicalEmbeddingLib.landmarks import PointList, read_points
+from UniversalAnatomicalEmbeddingLib.models import Model, load_model, save_model
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 from ..batches.augment import Augmentation
 from ..batches.data import PairDataModule

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume
-from UniversalAnatomicalEmbeddingLib.landmarks.points import read_points
-from UniversalAnatomicalEmbeddingLib.matching import Searchable
-from UniversalAnatomicalEmbeddingLib.matching.confidence import FEATURES, Evidence
+from UniversalAnatomicalEmbeddingLib.images import Volume, read_volume
+from UniversalAnatomicalEmbeddingLib.landmarks import read_points
+from UniversalAnatomicalEmbeddingLib.matching import FEATURES, Evidence, Searchable
 from UniversalAnatomicalEmbeddingLib.options import MatchOptions
 from UniversalAnatomicalEmbeddingLib.session import Session
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
+from UniversalAnatomicalEmbeddingLib.system import InputError
 
 from ..scans.labels import read_table
 

@@ -16,13 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from UniversalAnatomicalEmbeddingLib.images.grid import FloatArray
-from UniversalAnatomicalEmbeddingLib.images.volume import Volume, read_volume
+from UniversalAnatomicalEmbeddingLib.images import FloatArray, Volume, read_volume
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
 from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Registration
 from UniversalAnatomicalEmbeddingLib.session import Session
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.system.files import write_atomically
+from UniversalAnatomicalEmbeddingLib.system import InputError, write_atomically
 
 from ..scans.scan import read_index, scan_name
 

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
-from UniversalAnatomicalEmbeddingLib.matching import Searchable
-from UniversalAnatomicalEmbeddingLib.matching.guide import build_guide
+from UniversalAnatomicalEmbeddingLib.images import read_volume
+from UniversalAnatomicalEmbeddingLib.matching import Searchable, build_guide
 from UniversalAnatomicalEmbeddingLib.session import Session
 
 from ..scans.common_points import CommonPoints, write_common_points

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from UniversalAnatomicalEmbeddingLib.system.files import write_atomically
+from UniversalAnatomicalEmbeddingLib.system import write_atomically
 
 CommonPoints = dict[tuple[str, str], Tensor]
 """(fixed scan, moving scan) -> (N, 6) float32: continuous voxel index z, y, x in the fixed scan, then in the moving one."""

@@ -15,10 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from UniversalAnatomicalEmbeddingLib.images.grid import Grid
-from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.system.files import sha256_of
+from UniversalAnatomicalEmbeddingLib.images import Grid, read_volume
+from UniversalAnatomicalEmbeddingLib.system import InputError, sha256_of
 
 from .tissue import LABELS
 

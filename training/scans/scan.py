@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from UniversalAnatomicalEmbeddingLib.images.preprocess import PREPROCESS_VERSION, Intensity, scale_intensity
-from UniversalAnatomicalEmbeddingLib.images.search_space import anatomy_voxels
-from UniversalAnatomicalEmbeddingLib.images.volume import read_volume
-from UniversalAnatomicalEmbeddingLib.system.errors import InputError
-from UniversalAnatomicalEmbeddingLib.system.files import sha256_of
+from UniversalAnatomicalEmbeddingLib.images import (
+    PREPROCESS_VERSION,
+    Intensity,
+    anatomy_voxels,
+    read_volume,
+    scale_intensity,
+)
+from UniversalAnatomicalEmbeddingLib.system import InputError, sha256_of
 
 from .labels import LabelTable, load_labels
 

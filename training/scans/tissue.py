@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from UniversalAnatomicalEmbeddingLib.images.preprocess import approximate_body
+from UniversalAnatomicalEmbeddingLib.images import approximate_body
 
 LABELS = {1: "lung_left", 2: "lung_right", 3: "airway", 4: "bone", 5: "fat", 6: "muscle"}
 

@@ -16,7 +16,7 @@ from UniversalAnatomicalEmbeddingLib.images.search_space import (
     approximate_anatomy,
     bounding_box,
     cell_means,
-    search_space,
+    find_search_space,
 )
 from UniversalAnatomicalEmbeddingLib.images.volume import Modality, read_volume
 
@@ -52,7 +52,7 @@ def mr_chest(noise: float = 8.0) -> np.ndarray:
 
 def searched(image: np.ndarray, modality: Modality) -> np.ndarray:
     """The search space, voxel by voxel."""
-    mask = search_space(cell_means(image, CELL, modality), modality, 4.0)
+    mask = find_search_space(cell_means(image, CELL, modality), modality, 4.0)
     return mask.repeat(2, 0).repeat(2, 1).repeat(2, 2)[tuple(slice(n) for n in image.shape)]
 
 
@@ -150,7 +150,7 @@ def test_the_unit_of_an_mr_does_not_matter(modality: Modality, factor: float) ->
 def test_everything_is_searched_where_there_is_only_air() -> None:
     for modality, value in (("ct", -1000.0), ("mr", 0.0)):
         cells = np.full((6, 7, 8), value, dtype=np.float32)
-        assert search_space(cells, modality, 4.0).all()
+        assert find_search_space(cells, modality, 4.0).all()
         assert not approximate_anatomy(cells, modality, 4.0).any()
 
 

@@ -17,7 +17,7 @@ from samples import probe_model, tissue_volume
 from UniversalAnatomicalEmbeddingLib.images.volume import Volume
 from UniversalAnatomicalEmbeddingLib.matching import Searchable
 from UniversalAnatomicalEmbeddingLib.options import RegisterOptions
-from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register
+from UniversalAnatomicalEmbeddingLib.registration import NoCommonAnatomy, Scan, register_scans
 from UniversalAnatomicalEmbeddingLib.registration.linear import LinearFit
 from UniversalAnatomicalEmbeddingLib.registration.refine import Refined
 from UniversalAnatomicalEmbeddingLib.session import Session
@@ -59,7 +59,7 @@ FIXED = Scan(Volume(np.zeros(FIXED_GRID.shape_zyx, np.int16), FIXED_GRID, "ct", 
 def test_a_moved_patient_is_found(stage: str) -> None:
     truth = motion((1, -1, 1), (15, 30, -200), scale=1.0 if stage == "rigid" else 1.08)
     moving, embed = upright_only(truth, (-90, -60, -320), (200, 180, 240))
-    result = register(FIXED, moving, embed, RegisterOptions(stage=stage, keypoints=KEYPOINTS))
+    result = register_scans(FIXED, moving, embed, RegisterOptions(stage=stage, keypoints=KEYPOINTS))
     assert tre(result.transform, truth) < 2
     assert result.inlier.mean() > 0.9
     assert embed.calls == []
@@ -71,7 +71,7 @@ def test_a_moved_patient_is_found(stage: str) -> None:
 def test_a_tilted_patient_is_turned_upright_and_matched_again() -> None:
     truth = motion((25, -20, 20), (40, -30, 60))
     moving, embed = upright_only(truth, (-60, -110, -50), (200, 160, 220))
-    result = register(FIXED, moving, embed, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
+    result = register_scans(FIXED, moving, embed, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
     assert 1 <= len(embed.calls) <= 4
     assert tre(result.transform, truth) < 3
     np.testing.assert_array_equal(embed.calls[0].array, moving.volume.array)  # only the header turns: no voxel is interpolated
@@ -110,7 +110,7 @@ def test_a_second_turn_is_made_on_top_of_the_first() -> None:
         corners = carried(turned, moving.volume.grid.corners())
         return shown_at(turned @ TILTED, tuple(corners.min(0)), tuple(np.ptp(corners, axis=0)))
 
-    result = register(COARSE, moving, embed, RegisterOptions(stage="rigid", keypoints=200))
+    result = register_scans(COARSE, moving, embed, RegisterOptions(stage="rigid", keypoints=200))
     assert tre(result.transform, TILTED) < 3
     assert 0 < result.expected_tre_mm < 5
     truth = carried(TILTED, result.fixed_lps)
@@ -125,8 +125,8 @@ class Recorder:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.starts: list[np.ndarray] = []
-        monkeypatch.setitem(register.__globals__, "refine_linear", self.refine_linear)
-        monkeypatch.setitem(register.__globals__, "dense_field", self.dense_field)
+        monkeypatch.setitem(register_scans.__globals__, "refine_linear", self.refine_linear)
+        monkeypatch.setitem(register_scans.__globals__, "dense_field", self.dense_field)
 
     def refine_linear(self, model: str, starts: list, *rest: Any) -> Refined:
         self.starts, (_, _, self.body), self.believed = starts, rest[:3], rest[-1]
@@ -147,7 +147,7 @@ def test_later_stages_begin_where_the_turns_ended(monkeypatch: pytest.MonkeyPatc
     moving = lying(shown_at(TILTED, *AROUND))
     upright = shown_at(rest, (-60, -90, -90), (200, 140, 200))
     options = RegisterOptions(stage="deformable", refine=True, keypoints=200)
-    result = register(COARSE, moving, lambda volume: upright, options)
+    result = register_scans(COARSE, moving, lambda volume: upright, options)
     assert tre(lambda points: carried(recorder.starts[0], points), TILTED @ rest) < 3
     assert tre(lambda points: carried(recorder.relative, points), rest) < 3
     np.testing.assert_array_equal(result.transform.matrix, recorder.starts[0])
@@ -161,7 +161,7 @@ def test_only_the_part_of_the_body_that_both_show_is_compared(
     truth, recorder = motion((0, 0, 0), (200, -30, 40)), Recorder(monkeypatch)
     upper = shown_at(truth, (120, -90, 40), (160, 120, 100))  # from z = 0 mm of the fixed scan on
     options = RegisterOptions(stage="rigid", refine=True, keypoints=200)
-    register(COARSE, lying(upper), lambda volume: upper, options)
+    register_scans(COARSE, lying(upper), lambda volume: upper, options)
     assert upper.embedding.contains(carried(truth, recorder.body) + [0, 0, 3]).all()
     assert len(recorder.body) > 300
     assert recorder.body[:, 2].min() > -6
@@ -179,10 +179,10 @@ def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(
         pairs.append(found)
         return [LinearFit(truth, np.ones(len(found)), np.full(len(found), 99.0))]
 
-    monkeypatch.setitem(register.__globals__, "find_linear", disagreeing)
+    monkeypatch.setitem(register_scans.__globals__, "find_linear", disagreeing)
     with pytest.raises(NoCommonAnatomy, match="0 agree with it") as told:
         options = RegisterOptions(stage="rigid", keypoints=200)
-        register(COARSE, lying(moved), lambda volume: moved, options)
+        register_scans(COARSE, lying(moved), lambda volume: moved, options)
     placed = int(re.search(r"of (\d+) keypoints", str(told.value))[1])  # type: ignore[index]
     tried = len(pairs[0].fixed_keypoints) + len(pairs[0].moving_keypoints)
     assert 0.8 * tried < placed <= tried
@@ -191,14 +191,14 @@ def test_keypoints_of_both_scans_are_counted_where_the_map_places_them(
 def test_a_scan_of_a_small_part_is_placed() -> None:
     truth = motion((1, 1, -1), (5, -4, 3))
     moving, embed = upright_only(truth, (-70, -50, -30), (140, 100, 60))
-    result = register(FIXED, moving, embed, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
+    result = register_scans(FIXED, moving, embed, RegisterOptions(stage="rigid", keypoints=KEYPOINTS))
     assert tre(result.transform, truth) < 3
 
 
 def test_deformable_gives_a_field_on_top() -> None:
     truth = motion((1, 0, 1), (5, -4, 3), scale=1.05)
     moving, embed = upright_only(truth, (-90, -70, -110), (190, 150, 220))
-    result = register(FIXED, moving, embed, RegisterOptions(stage="deformable", keypoints=KEYPOINTS, field_mm=16.0))
+    result = register_scans(FIXED, moving, embed, RegisterOptions(stage="deformable", keypoints=KEYPOINTS, field_mm=16.0))
     assert result.transform.displacement is not None
     assert result.folding < 0.005
     assert tre(result.transform, truth) < 2.5
@@ -207,7 +207,7 @@ def test_deformable_gives_a_field_on_top() -> None:
 def test_foreign_anatomy_is_reported() -> None:
     other = coded_scan(FIXED_GRID, lambda p: p, "other", codes=77)
     with pytest.raises(NoCommonAnatomy, match=r"fixed and other .* no common anatomy"):
-        register(FIXED, Scan(replace(PLAIN, name="other"), other), lambda volume: other, RegisterOptions(keypoints=KEYPOINTS))
+        register_scans(FIXED, Scan(replace(PLAIN, name="other"), other), lambda volume: other, RegisterOptions(keypoints=KEYPOINTS))
 
 
 def test_cancelling_stops_it() -> None:
@@ -215,13 +215,13 @@ def test_cancelling_stops_it() -> None:
     cancel = Event()
     cancel.set()
     with pytest.raises(Cancelled):
-        register(FIXED, moving, embed, RegisterOptions(keypoints=KEYPOINTS), cancel=cancel)
+        register_scans(FIXED, moving, embed, RegisterOptions(keypoints=KEYPOINTS), cancel=cancel)
 
 
 def test_progress_only_goes_up_and_ends_at_one() -> None:
     moving, embed = upright_only(np.eye(4), (-70, -50, -60), (140, 100, 120))
     seen: list[float] = []
-    register(
+    register_scans(
         FIXED,
         moving,
         embed,

@@ -19,7 +19,7 @@ SOURCES = [f for f in sorted(MODULE.rglob("*.py")) if " tr as _" in f.read_text(
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
     yield
-    language.use(language.english)
+    language.use_language(language.english)
 
 
 def test_without_a_face_that_translates_everything_is_english() -> None:
@@ -28,16 +28,16 @@ def test_without_a_face_that_translates_everything_is_english() -> None:
 
 def test_the_context_is_folder_and_file_of_the_source() -> None:
     asked = []
-    language.use(lambda context, text: (asked.append((context, text)), "Laden Sie zwei Bilder")[1])
+    language.use_language(lambda context, text: (asked.append((context, text)), "Laden Sie zwei Bilder")[1])
     assert Presenter().prepare_button.text == "Laden Sie zwei Bilder"
     assert asked == [("workbench.presenter", "Load a template and a target volume")]
 
 
 @pytest.mark.parametrize("wrong", ["{anzahl} Volumen", "Volumen", "{count} {count}"])
 def test_a_translation_whose_placeholders_cannot_be_filled_is_not_taken(wrong: str) -> None:
-    language.use(lambda context, text: wrong)
+    language.use_language(lambda context, text: wrong)
     assert _("Prepare {count} volumes") == "Prepare {count} volumes"
-    language.use(lambda context, text: "{count} Volumen")
+    language.use_language(lambda context, text: "{count} Volumen")
     assert _("Prepare {count} volumes").format(count=2) == "2 Volumen"
 
 

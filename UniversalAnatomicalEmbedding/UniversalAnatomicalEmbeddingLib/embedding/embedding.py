@@ -15,7 +15,13 @@ from torch import Tensor
 
 from ..images.grid import FloatArray, Grid
 from ..images.preprocess import Pipeline, approximate_body, scale_intensity, to_canonical
-from ..images.search_space import Mask, approximate_anatomy, bounding_box, cell_means, search_space
+from ..images.search_space import (
+    Mask,
+    approximate_anatomy,
+    bounding_box,
+    cell_means,
+    find_search_space,
+)
 from ..images.volume import Modality, Volume
 from ..models.model import Model
 from ..networks.embedder import Embedder, unit_length
@@ -31,7 +37,7 @@ class Embedding:
     """Unit descriptors of one scan.
 
     ``fine`` ``(Z, Y, X, C)`` float16 (a semantic head's channels follow the fine ones), ``coarse`` ``(Z', Y', X', C')`` float16. Two masks of
-    the fine cells, bool ``(Z, Y, X)``: ``search_space``, where an answer may lie (:func:`.search_space.search_space`), and ``anatomy``, about the
+    the fine cells, bool ``(Z, Y, X)``: ``search_space``, where an answer may lie (:func:`.search_space.find_search_space`), and ``anatomy``, about the
     patient, where keypoints are set. ``grid`` is the canonical voxel grid; ``heads`` counts the similarities that are averaged.
     ``pipeline`` is how the descriptors were made and are to be compared; ``native`` the scanner's own voxels (None: those of ``grid``).
     """
@@ -217,7 +223,7 @@ def pad(image: NDArray, multiple: Size, least: Size, value: float) -> NDArray:
 def _masks(raw: NDArray, modality: Modality, spacing_mm: float, stride: Size) -> tuple[Mask, Mask]:
     """Search space and approximate anatomy of the cells of a canonical image; where only air is seen, everything is either."""
     means, cell_mm = cell_means(raw, stride, modality), spacing_mm * stride[2]
-    searched, anatomy = search_space(means, modality, cell_mm), approximate_anatomy(means, modality, cell_mm)
+    searched, anatomy = find_search_space(means, modality, cell_mm), approximate_anatomy(means, modality, cell_mm)
     return searched, anatomy if anatomy.any() else searched
 
 

@@ -73,7 +73,7 @@ def air_ceiling(cells: NDArray[np.float32], modality: Modality) -> float:
     return min(float(np.median(mean[flat]) + FLAT_SD * np.median(spread[flat])), most)
 
 
-def search_space(cells: NDArray[np.float32], modality: Modality, cell_mm: float) -> Mask:
+def find_search_space(cells: NDArray[np.float32], modality: Modality, cell_mm: float) -> Mask:
     """Cells ``(z, y, x)`` that may show anatomy, from their means (:func:`cell_means`): all but those around which, for 12 mm,
     everything is air as flat as the scan's own noise. Everything where there is nothing but air.
     """

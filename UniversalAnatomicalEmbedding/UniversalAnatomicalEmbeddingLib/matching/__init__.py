@@ -3,8 +3,15 @@ are not read here and nothing is embedded; several matches become one map in reg
 
 from __future__ import annotations
 
-from .confidence import Calibration, Status
-from .match import Match, match_points
-from .searchable import Searchable
+from typing import TYPE_CHECKING
 
-__all__ = ["Calibration", "Match", "Searchable", "Status", "match_points"]
+from ..system.doors import open_door
+
+if TYPE_CHECKING:
+    from .confidence import FEATURES, Calibration, Evidence, Status, probability
+    from .guide import build_guide
+    from .match import Match, match_points
+    from .nearest import find_peaks
+    from .searchable import Searchable
+
+__all__, __getattr__ = open_door(__name__)

@@ -42,7 +42,7 @@ class Scan:
     searchable: Searchable
 
 
-def register(
+def register_scans(
     fixed: Scan,
     moving: Scan,
     embed: Callable[[Volume], Searchable],

@@ -23,7 +23,7 @@ def english(context: str, text: str) -> str:
 _translate: Translate = english
 
 
-def use(translate: Translate) -> None:
+def use_language(translate: Translate) -> None:
     """Have every text translated by ``translate(context, text)`` from now on."""
     global _translate
     _translate = translate

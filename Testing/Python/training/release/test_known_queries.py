@@ -10,6 +10,7 @@ import pytest
 import torch
 from samples import TINY, tissue
 
+from training.release import known_queries
 from training.release.known_queries import (
     CUTS,
     FRAME_CUTS,
@@ -100,11 +101,14 @@ def test_landmarks_are_present_where_the_target_shows_them_and_absent_elsewhere(
     assert samples.correct[:2].all(), "the same scan twice"
 
 
-def test_structures_that_are_cut_or_tubes_are_no_landmarks(session: Session, tmp_path: Path) -> None:
+def test_structures_that_are_cut_or_tubes_are_no_landmarks(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_queries, "HEADNECK_STEP", 2)
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[10:14, 20:24, 30:34], labels[:5, 5:9, 5:9], labels[20:30, 20:24, 8:12], labels[20:22, 30:31, 30:31] = 1, 2, 3, 4
     table = {"1": "brainstem", "2": "larynx", "3": "spinal_cord", "4": "parotid_left"}
-    for n, name in enumerate(["a", *"bcdefgh", "i"]):
+    for n, name in enumerate("abc"):
         volume = scan(tmp_path / f"{name}.nii.gz", n)
         write_volume(Volume(labels, volume.grid), tmp_path / f"{name}.seg.nii.gz")
         (tmp_path / f"{name}.seg.json").write_text(json.dumps(table))
@@ -112,5 +116,5 @@ def test_structures_that_are_cut_or_tubes_are_no_landmarks(session: Session, tmp
     assert list(found) == ["brainstem"], "the larynx touches the border, the cord is a tube, two voxels are too few"
     np.testing.assert_allclose(found["brainstem"], volume.grid.index_to_world([(11.5, 21.5, 31.5)])[0])
     samples = structure_queries(session, tmp_path, MatchOptions())
-    assert len(samples.present) <= 1 + len(FRAME_CUTS) and samples.present[0], "the first and the ninth scan"
+    assert len(samples.present) <= 1 + len(FRAME_CUTS) and samples.present[0], "the first and the third scan"
     assert len(joined([samples, samples]).x) == 2 * len(samples.x)
