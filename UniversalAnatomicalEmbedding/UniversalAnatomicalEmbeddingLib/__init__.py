@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .system.doors import open_door
+from .system.version import VERSION
 
 if TYPE_CHECKING:
     from .images import Grid, Volume, read_volume
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from .system import InputError
 
 __all__, __getattr__ = open_door(__name__)
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # A room or file imports only from those before it in this list, and files of one room from each other.
 ROOMS = (

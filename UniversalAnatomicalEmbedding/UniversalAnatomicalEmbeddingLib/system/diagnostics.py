@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from .. import __version__
+from .version import VERSION
 
 PACKAGES = ("torch", "numpy", "scipy", "SimpleITK", "safetensors", "vtk", "slicer-core")
 GIB = 2**30
@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "UniversalAnatomicalEmbedding": __version__,
+        "UniversalAnatomicalEmbedding": VERSION,
         "Python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.platform()}, {os.cpu_count()} cores",
         **found,

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..system.errors import InputError
 from ..system.language import tr as _
+from ..system.version import VERSION
 from ..worker.client import Cancelled, Done, Event, Failed, Progress
 from ..worker.desk import Desk
 from .scans import Engine, Snapshot
@@ -86,7 +86,7 @@ class Preparation:
             return
         if self.bench.scans.engine is not engine:
             self.bench.use_engine(
-                engine, {"Model": result["model"], "ModelSha256": result["fingerprint"], "Version": __version__, "Device": result["device"]}
+                engine, {"Model": result["model"], "ModelSha256": result["fingerprint"], "Version": VERSION, "Device": result["device"]}
             )
         self.bench.presenter.readiness.identified(volume, result.get("taken", ""))
         self.bench.ready(volume, snapshot, searchable)

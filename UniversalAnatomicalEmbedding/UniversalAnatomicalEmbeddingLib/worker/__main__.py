@@ -29,9 +29,9 @@ from queue import SimpleQueue
 from threading import Event
 from typing import IO, Any
 
-from .. import __version__
 from ..system.errors import InputError
 from ..system.progress import Cancelled
+from ..system.version import VERSION
 from .messages import decode_line, encode_line
 
 PROGRESS_SECONDS = 0.05
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.nice(NICENESS)
     commands, answers = take_streams()
     worker = Worker(answers)
-    worker.say({"event": "ready", "pid": os.getpid(), "version": __version__})
+    worker.say({"event": "ready", "pid": os.getpid(), "version": VERSION})
     threading.Thread(target=_listen, args=(worker, commands, folder), name="uae-worker-listen", daemon=True).start()
     return worker.serve()
 

@@ -50,7 +50,8 @@ def test_points_that_the_two_guides_do_not_agree_on_are_left_out(monkeypatch: py
                 position[right, 1] += (RETURN_MM + 0.2) * (self.source[0, 0] > 0)
             return position, spread
 
-    guides = iter([Doubtful(np.zeros((1, 3)), SHIFT[None]), Doubtful(SHIFT[None], np.zeros((1, 3)))])
+    start, goal = np.zeros((1, 3)), SHIFT[None]
+    guides = iter([Doubtful(start, goal, start), Doubtful(goal, start, goal)])
     monkeypatch.setattr(between, "build_guide", lambda a, b: next(guides))
     source, destination = places(common_points(fixed, moving), fixed, moving)
     np.testing.assert_allclose(destination - source, np.broadcast_to(SHIFT, source.shape), atol=1e-3)

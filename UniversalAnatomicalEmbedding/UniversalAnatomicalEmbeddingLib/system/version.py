@@ -1,0 +1,3 @@
+"""The version of the package, for pip, provenance and diagnostics."""
+
+VERSION = "0.1.0"
