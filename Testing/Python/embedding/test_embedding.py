@@ -385,7 +385,7 @@ def test_anatomy_and_search_space_lie_where_the_patient_is() -> None:
     embedding = embed_volume(scan, probe_model())
     assert embedding.anatomy.shape == embedding.search_space.shape == embedding.fine.shape[:3]
     index = scan.grid.world_to_index(embedding.fine_grid.index_to_world(np.argwhere(embedding.anatomy)))
-    assert len(index) == 32 * 10 * 7
+    assert 0.9 * 32 * 10 * 7 <= len(index) <= 32 * 10 * 7, "the edges of a block are rounded"
     assert (index[:, 1:] >= [24, 26]).all() and (index[:, 1:] <= [43, 39]).all()
     index = scan.grid.world_to_index(embedding.fine_grid.index_to_world(np.argwhere(embedding.search_space)))
     low, high = index.min(axis=0), index.max(axis=0)
