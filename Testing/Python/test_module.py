@@ -22,7 +22,8 @@ requires.needs_views()
 
 import standins  # noqa: E402
 from fake_engine import SHIFT, FakeEngine  # noqa: E402
-from registration_client import REPORT  # noqa: E402
+from job_client import Client  # noqa: E402
+from registration_report import REPORT  # noqa: E402
 from released import checkpoint, weights  # noqa: E402
 from released import save as save_checkpoint  # noqa: E402
 from samples import tiny_model, tissue  # noqa: E402
@@ -44,25 +45,12 @@ UI = MODULE / "Resources" / "UI" / "UniversalAnatomicalEmbedding.ui"
 RESULT = {"notice": "", "model": "fake", "fingerprint": "00", "device": "cpu"}
 
 
-class FakeClient:
+class FakeClient(Client):
     """A worker that does what the test says."""
 
     def __init__(self) -> None:
-        self.jobs: list[dict[str, Any]] = []
-        self.cancelled: list[int] = []
-        self.events: list[Any] = []
+        super().__init__()
         self.closed = False
-
-    def submit(self, job: dict[str, Any]) -> int:
-        self.jobs.append(job)
-        return len(self.jobs)
-
-    def poll(self) -> list[Any]:
-        events, self.events = self.events, []
-        return events
-
-    def cancel(self, job: int) -> None:
-        self.cancelled.append(job)
 
     def restart(self) -> None:
         pass

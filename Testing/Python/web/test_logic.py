@@ -16,7 +16,8 @@ requires.needs("trame_slicer", "UAE_REQUIRE_GUI")
 
 import slicer  # noqa: E402
 from fake_engine import SHIFT, FakeEngine  # noqa: E402
-from registration_client import REPORT, Client  # noqa: E402
+from job_client import Client  # noqa: E402
+from registration_report import REPORT  # noqa: E402
 from samples import tissue_volume  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 from workbench_table import add_view  # noqa: E402

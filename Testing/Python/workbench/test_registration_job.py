@@ -15,7 +15,8 @@ requires.needs_mrml()
 import slicer  # noqa: E402
 import vtk  # noqa: E402
 from fake_engine import FakeEngine  # noqa: E402
-from registration_client import REPORT, Client  # noqa: E402
+from job_client import Client  # noqa: E402
+from registration_report import REPORT  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 from UniversalAnatomicalEmbeddingLib import mrml  # noqa: E402

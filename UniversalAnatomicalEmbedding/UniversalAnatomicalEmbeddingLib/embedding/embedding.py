@@ -233,12 +233,10 @@ def _statistics_part(raw: NDArray, spacing_mm: float) -> NDArray:
     mask = approximate_body(raw[::step, ::step, ::step], "mr", step * spacing_mm)
     if not mask.any():
         return raw
-    box = []
-    for axis, n in enumerate(raw.shape):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        start, stop = step * used[0] - STATISTICS_MARGIN_VOXELS, step * used[-1] + 1 + STATISTICS_MARGIN_VOXELS
-        box.append(slice(max(0, int(start)), min(n, int(stop))))
-    return raw[tuple(box)]
+    _, cells = bounding_box(mask, raw.shape, (step, step, step))
+    ends = [(step * c.start, step * (c.stop - 1) + 1) for c in cells]  # the voxels the mask saw
+    margin = STATISTICS_MARGIN_VOXELS
+    return raw[tuple(slice(max(0, start - margin), stop + margin) for start, stop in ends)]
 
 
 def _fitted(mask: Mask, shape: tuple[int, ...]) -> Mask:
